@@ -1,0 +1,96 @@
+"""What a deployment fixes: limits, places, names and time limits. Each is a variable `REELSCAN_<NAME>`.
+
+pydantic-settings would read these too, but costs a quarter of a second of CPU at every start of a step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from steps.errors import UsageError
+
+ENVIRONMENT_PREFIX = "REELSCAN_"
+
+GIB = 1 << 30
+
+
+def _split_list(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+TextList = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
+
+
+class Settings(BaseModel):
+    """Settings of a deployment, read from the environment by `Settings.from_environment`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Places
+    results: str | None = Field(None, description="where results go: s3://BUCKET/PREFIX or a folder")
+    task_queue: str | None = Field(None, description="name or URL of the task queue")
+    completed_queue: str | None = Field(None, description="name or URL of the completed queue")
+    dead_letter_queue: str | None = Field(None, description="name or URL of the dead-letter queue")
+    allowed_sources: TextList = Field(
+        ("s3://*",), description="comma-separated s3://BUCKET/PREFIX* that tasks may name; never the results"
+    )
+
+    # Model
+    serving: str = Field("127.0.0.1:8500", description="HOST:PORT of the TensorFlow Serving server")
+    model_name: str = Field("ssd", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="model name at the server")
+    model_version: int = Field(1, ge=1, description="model version at the server")
+    model_profile: str | None = Field(None, description="path of a reelscan.json, or the name of a built-in profile")
+    batch_size: int = Field(8, ge=1, le=256, description="frames a request, where the model's batch is free")
+    requests_in_flight: int = Field(3, ge=1, le=64, description="requests under way at once")
+    decode_threads: int = Field(0, ge=0, le=64, description="decoder threads; 0 is one per core")
+
+    # Limits on what comes from outside
+    max_message_bytes: int = Field(65536, ge=1, le=1 << 20, description="bytes of a message on the task queue")
+    max_records: int = Field(10, ge=1, le=100, description="records of one S3 event notification")
+    max_object_bytes: int = Field(200 * GIB, ge=1, description="bytes of a video")
+    max_duration_seconds: float = Field(172800, gt=0, description="seconds of a video")
+    max_pixels: int = Field(8192 * 4352, ge=1, description="pixels of a picture")
+    max_video_frames: int = Field(10_000_000, ge=1, description="frames of a video")
+    max_chunks: int = Field(300, ge=1, le=1000, description="chunks of a run")
+    max_detections: int = Field(100, ge=1, le=10_000, description="detections kept of a frame")
+
+    # Time limits, each of which ends a wait
+    ready_timeout_seconds: float = Field(300, gt=0, description="until the model is AVAILABLE")
+    rpc_timeout_seconds: float = Field(60, gt=0, description="of one request to the model server")
+    unavailable_timeout_seconds: float = Field(300, gt=0, description="of backing off while the server is UNAVAILABLE")
+    storage_timeout_seconds: float = Field(120, gt=0, description="of one S3 request with its retries")
+    plan_timeout_seconds: float = Field(3600, gt=0, description="of indexing a video")
+    chunk_timeout_seconds: float = Field(7200, gt=0, description="of analysing one chunk")
+    job_timeout_seconds: float = Field(21600, gt=0, description="of one task on one machine")
+    lease_seconds: float = Field(60, gt=0, description="after which the lease of a silent computation is taken over")
+    resend_after_seconds: float = Field(
+        120, ge=0, description="after which an entry of the ledger without .sent is sent by another"
+    )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Read the settings; `overrides` that are not None win (they come from flags).
+
+        Raises:
+            UsageError: a variable has a value that is not allowed; it is named with what was allowed.
+        """
+        environment = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        for name in cls.model_fields:
+            text = environment.get(ENVIRONMENT_PREFIX + name.upper())
+            if text is not None and text != "":
+                values[name] = text
+        values.update({name: value for name, value in overrides.items() if value is not None})
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "?"
+            raise UsageError(
+                f"{ENVIRONMENT_PREFIX}{name.upper()}={first.get('input')!r}: {first['msg']}; "
+                f"set it to another value or unset it"
+            ) from error
