@@ -39,9 +39,12 @@ class Options(BaseModel):
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="model name at the server"
     )
     chunk_seconds: float | Literal["auto"] = Field(
-        "auto", description="aim for chunks of so much video, cut at keyframes (above 0, at most 1e7), or auto"
+        "auto",
+        description="aim for chunks of so much video, cut at keyframes (above 0, at most 1e7), or auto",
     )
-    outputs: list[str] = Field(list(OUTPUTS), min_length=1, max_length=20, description="result files to write")
+    outputs: list[str] = Field(
+        list(OUTPUTS), min_length=1, max_length=20, description="result files to write"
+    )
     force: bool = Field(False, description="compute again even if results exist")
     priority: int = Field(0, ge=0, le=9, description="runs with a higher one start first")
 
@@ -52,10 +55,14 @@ class Options(BaseModel):
                 f"end_seconds {self.end_seconds:g} is not after start_seconds {self.start_seconds:g}"
             )
         if self.chunk_seconds != "auto" and not 0 < self.chunk_seconds <= 1e7:
-            raise ValueError(f"chunk_seconds {self.chunk_seconds:g} is not above 0 and at most 1e7; or say auto")
+            raise ValueError(
+                f"chunk_seconds {self.chunk_seconds:g} is not above 0 and at most 1e7; or say auto"
+            )
         for output in self.outputs:
             if output in NOT_YET_WRITTEN_OUTPUTS:
-                raise ValueError(f"outputs: {output!r} cannot be written yet; allowed are {', '.join(OUTPUTS)}")
+                raise ValueError(
+                    f"outputs: {output!r} cannot be written yet; allowed are {', '.join(OUTPUTS)}"
+                )
             if output not in OUTPUTS:
                 raise ValueError(f"outputs: {output[:80]!r} is not known; allowed are {', '.join(OUTPUTS)}")
         return self
@@ -87,9 +94,7 @@ class Options(BaseModel):
         }
 
     @classmethod
-    def from_message(
-        cls, fields: Mapping[str, Any], environment: Mapping[str, str] | None = None
-    ) -> Options:
+    def from_message(cls, fields: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Options:
         """Options of a message's fields over the deployment's `REELSCAN_*` defaults.
 
         Raises:
@@ -102,14 +107,21 @@ class Options(BaseModel):
             raise InvalidTaskError(describe(error, cls)) from error
 
     @classmethod
-    def from_text(cls, texts: Mapping[str, str | None], environment: Mapping[str, str] | None = None) -> Options:
+    def from_text(
+        cls, texts: Mapping[str, str | None], environment: Mapping[str, str] | None = None
+    ) -> Options:
         """Options of flags' or workflow parameters' texts over `REELSCAN_*` defaults. Absent, None and "" are unset.
 
         Raises:
             UsageError: a flag or a variable is wrong; it is named with what was allowed.
         """
         try:
-            return cls(**{**cls.defaults(environment), **parse_texts(texts, lambda name: "--" + name.replace("_", "-"))})
+            return cls(
+                **{
+                    **cls.defaults(environment),
+                    **parse_texts(texts, lambda name: "--" + name.replace("_", "-")),
+                }
+            )
         except ValidationError as error:
             raise UsageError(describe(error, cls)) from error
 

@@ -75,8 +75,8 @@ class VideoFacts(_Model):
     fps_from_header: float | None
     not_displayed_packets: int = 0
     """Packets before the first decodable picture, or cut away by an edit list."""
-    lost_bytes: int = 0
-    """Bytes that the container's reader skipped as unreadable, where it says so."""
+    warnings: list[str] = []
+    """What is wrong with the file, though it can be read."""
 
     @property
     def time_base_fraction(self) -> Fraction:
@@ -100,13 +100,23 @@ class Segment(_Model):
     """Frames that are decoded in one go: from a keyframe on, without a gap of whole groups of pictures between."""
 
     key_pts: int | None
-    """pts of the key packet to start at; None: from the first packet."""
+    """pts of the key packet to start at; None: from the first packet of the file."""
+    key_dts: int | None
+    """The smaller of that packet's pts and dts: where to seek."""
     key_position: int | None
     """Byte position of that packet in the file, where the container tells it."""
+    key_displayed: bool
+    """False where an edit list cuts the key picture away, though others need it."""
+    last_pts: int | None
+    """pts of the last packet, in order of decoding, that the frames need; None: to the end of the file."""
     frames: list[int]
     """Numbers of the analysed frames, counted over all displayed frames of the video from 0, ascending."""
     pts: list[int | None]
     """Their pts; None where the container has none."""
+    ticks: list[int] | None = None
+    """Their times in units of the time base from the first displayed frame, where the pts do not tell them."""
+    displayed_pts: list[int] | None = None
+    """Where pts repeat: those of all displayed frames in order, by which decoded pictures are counted off."""
 
 
 class Chunk(_Model):
@@ -145,7 +155,10 @@ class Plan(_Model):
     """Those that enter the RUN digest: `Options.digested()`."""
     model: ModelIdentity
     access: Literal["seek", "splice", "sequential"]
-    """How a worker reaches its chunk: see `steps.decode`."""
+    """How a worker reaches its chunk: by the container's index; by reading the file's start and going on at the
+    chunk's own bytes; or by reading from the start (then there is one chunk)."""
+    identify_by: Literal["pts", "displayed_pts", "output_order"]
+    """How a decoded picture is known to be frame n: see `steps.decode`."""
     header_bytes: int
     """Bytes at the file's start that its reader needs before the first packet."""
     planned_frames: int

@@ -62,7 +62,11 @@ def _open_bucket(bucket: str, timeout_seconds: float, environment: tuple[tuple[s
         retry_config={
             "max_retries": 10,
             "retry_timeout": timedelta(seconds=timeout_seconds),
-            "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
+            "backoff": {
+                "init_backoff": timedelta(milliseconds=100),
+                "max_backoff": timedelta(seconds=15),
+                "base": 2,
+            },
         },
         **arguments,
     )
@@ -78,7 +82,9 @@ def translate(error: BaseException, url: str) -> ReelscanError:
     if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
         return NotFoundError(f"{url[:1200]} does not exist; check bucket and key")
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-        return AccessDeniedError(f"{url[:1200]}: access is denied; check the credentials and the bucket's policy ({reason})")
+        return AccessDeniedError(
+            f"{url[:1200]}: access is denied; check the credentials and the bucket's policy ({reason})"
+        )
     return StorageError(f"{url[:1200]}: S3 failed after its retries: {reason}")
 
 

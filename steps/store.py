@@ -1,14 +1,20 @@
 """Where results live: a prefix of an S3 bucket or a folder, with the same conditional writes on both."""
 
+# ruff: noqa: D102 - what the methods do is documented once, in the protocol
+
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
+import io
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
@@ -18,7 +24,14 @@ if TYPE_CHECKING:
     from steps.settings import Settings
 
 PART_BYTES = 8 << 20
-"""Size of the parts in which a growing object is written: what a writer holds in memory."""
+"""Size of the parts in which a growing object is written."""
+PARTS_UNDER_WAY = 2
+"""Parts that a writer sends at once: with the one being filled, what it holds in memory."""
+READ_BYTES = 1 << 20
+"""What a reader fetches at once, and holds in memory."""
+LOCK_TIMEOUT_SECONDS = 30.0
+LOCK_POLL_SECONDS = 0.05
+CONFLICT_PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -30,9 +43,12 @@ class Stored:
 
 
 class Store(Protocol):
-    """Objects below one prefix. Keys are relative, `/`-separated and never start with `/`.
+    """Objects below one prefix. Keys are relative, `/`-separated, never start with `/` and never hold `..`.
 
     Every method raises StorageError when the store cannot be reached, AccessDeniedError when it refuses.
+
+    `create` and `replace` survive a lost answer: an object that holds exactly the bytes to be written counts
+    as written by this call. So where it matters who wrote, the bytes must be the writer's own.
     """
 
     url: str
@@ -55,15 +71,19 @@ class Store(Protocol):
         ...
 
     def create(self, key: str, data: bytes) -> str | None:
-        """Write an object only if there is none (`If-None-Match: *`); None if there was one."""
+        """Write an object only if there is none (`If-None-Match: *`): its tag; None if there was another."""
         ...
 
     def replace(self, key: str, data: bytes, etag: str) -> str | None:
-        """Write an object only over the version `etag` (`If-Match`); None if it is another, or gone."""
+        """Write an object only over the version `etag` (`If-Match`): its tag, or None if that is gone."""
         ...
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this key."""
+        ...
+
+    def written_at(self, key: str) -> datetime:
+        """When an object was written, by the store's own clock. Raises NotFoundError."""
         ...
 
     def delete(self, key: str) -> None:
@@ -71,15 +91,15 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Keys that start with `prefix`, in no order that is promised."""
+        """Keys that start with `prefix`, in no promised order. Costs no more when other keys are many."""
         ...
 
     def open_reader(self, key: str) -> IO[bytes]:
         """Read forward with bounded memory. Raises NotFoundError."""
         ...
 
-    def open_writer(self, key: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """Write forward with bounded memory. The object appears whole when the block ends, and not at all on an error."""
+    def open_writer(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        """Write forward with bounded memory. The object appears whole as the block ends; never on an error."""
         ...
 
 
@@ -125,33 +145,35 @@ class FolderStore:
         return _content_tag(data)
 
     def create(self, key: str, data: bytes) -> str | None:
-        with self._locked():
-            return None if self.exists(key) else self.put(key, data)
+        return self._put_if(key, data, None)
 
     def replace(self, key: str, data: bytes, etag: str) -> str | None:
-        with self._locked():
-            try:
-                current = self.get(key)
-            except NotFoundError:
-                return None
-            return self.put(key, data) if current.etag == etag else None
+        return self._put_if(key, data, etag)
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        with self._reporting(key):
+            return self._path(key).is_file()
+
+    def written_at(self, key: str) -> datetime:
+        with self._reporting(key):
+            return datetime.fromtimestamp(self._path(key).stat().st_mtime, UTC)
 
     def delete(self, key: str) -> None:
         with self._reporting(key):
             self._path(key).unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[str]:
-        for path in self.folder.rglob("*"):
-            key = path.relative_to(self.folder).as_posix()
-            if key.startswith(prefix) and path.is_file() and not path.name.startswith("."):
-                yield key
+        top = self._path(prefix.rpartition("/")[0])
+        with self._reporting(prefix):
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    key = (Path(folder) / name).relative_to(self.folder).as_posix()
+                    if key.startswith(prefix) and not name.startswith("."):
+                        yield key
 
     def open_reader(self, key: str) -> IO[bytes]:
         with self._reporting(key):
-            return self._path(key).open("rb")
+            return self._path(key).open("rb", buffering=READ_BYTES)
 
     @contextlib.contextmanager
     def open_writer(self, key: str) -> Iterator[IO[bytes]]:
@@ -161,8 +183,10 @@ class FolderStore:
             handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
         temporary = Path(name)
         try:
-            with self._reporting(key), os.fdopen(handle, "wb") as file:
-                yield file
+            with os.fdopen(handle, "wb") as file:
+                yield cast("IO[bytes]", _Sink(file.write, lambda: self._reporting(key)))
+                with self._reporting(key):
+                    file.flush()
             with self._reporting(key):
                 temporary.chmod(0o644)
                 temporary.replace(path)
@@ -171,15 +195,38 @@ class FolderStore:
             raise
 
     def _path(self, key: str) -> Path:
+        if key.startswith("/") or ".." in key.split("/"):
+            raise ValueError(f"{key!r} leads out of the store")
         return self.folder / key
+
+    def _put_if(self, key: str, data: bytes, etag: str | None) -> str | None:
+        with self._locked():
+            try:
+                current = self.get(key).etag
+            except NotFoundError:
+                current = None
+            if current == _content_tag(data):
+                return current
+            return self.put(key, data) if current == etag else None
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with self._reporting(".lock"):
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / ".lock").open("w")
+        deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise StorageError(
+                            f"{self.folder / '.lock'}: another process had it for {LOCK_TIMEOUT_SECONDS:g} s; "
+                            "see which one hangs"
+                        ) from error
+                    time.sleep(LOCK_POLL_SECONDS)
             yield
 
     @contextlib.contextmanager
@@ -223,10 +270,10 @@ class S3Store:
             return self._objects.put(self._key(key), data, use_multipart=False)["e_tag"] or ""
 
     def create(self, key: str, data: bytes) -> str | None:
-        return self._put_if(key, data, "create")
+        return self._put_if(key, data, None)
 
     def replace(self, key: str, data: bytes, etag: str) -> str | None:
-        return self._put_if(key, data, {"e_tag": etag})
+        return self._put_if(key, data, etag)
 
     def exists(self, key: str) -> bool:
         try:
@@ -236,51 +283,97 @@ class S3Store:
             return False
         return True
 
+    def written_at(self, key: str) -> datetime:
+        with self._reporting(key):
+            return cast("datetime", self._objects.head(self._key(key))["last_modified"])
+
     def delete(self, key: str) -> None:
         with contextlib.suppress(NotFoundError), self._reporting(key):
             self._objects.delete(self._key(key))
 
     def list(self, prefix: str) -> Iterator[str]:
-        # object_store lists by whole folders; the rest of the prefix is compared here.
         start = self._key(prefix)
-        folder = start.rpartition("/")[0]
+        folder, _, stem = start.rpartition("/")
+        # object_store lists by whole folders. Keys come in order: those with the stem are found by starting
+        # right before it (a start is exclusive) and stopping behind it.
+        offset = start[:-1] if stem else None
         with self._reporting(prefix):
-            for page in self._objects.list(folder or None):
+            for page in self._objects.list(folder or None, offset=offset):
                 for found in page:
                     if found["path"].startswith(start):
                         yield found["path"].removeprefix(f"{self._prefix}/" if self._prefix else "")
+                    elif found["path"] > start:
+                        return
 
     def open_reader(self, key: str) -> IO[bytes]:
         import obstore
 
         with self._reporting(key):
-            return cast("IO[bytes]", obstore.open_reader(self._objects, self._key(key), buffer_size=1 << 20))
+            file = obstore.open_reader(self._objects, self._key(key), buffer_size=READ_BYTES)
+        return io.BufferedReader(_Reader(file.read, lambda: self._reporting(key)), READ_BYTES)
 
     @contextlib.contextmanager
     def open_writer(self, key: str) -> Iterator[IO[bytes]]:
         import obstore
 
         with self._reporting(key):
-            writer = obstore.open_writer(self._objects, self._key(key), buffer_size=PART_BYTES)
-            # Closing completes the object, so an error on the way must not close it.
-            yield cast("IO[bytes]", writer)
-            writer.close()
+            writer = obstore.open_writer(
+                self._objects, self._key(key), buffer_size=PART_BYTES, max_concurrency=PARTS_UNDER_WAY
+            )
+        sink = _Sink(writer.write, lambda: self._reporting(key))
+        try:
+            yield cast("IO[bytes]", sink)
+        except BaseException as error:
+            # Leaving the writer by an error abandons the parts that are already there.
+            with contextlib.suppress(Exception):
+                writer.__exit__(type(error), error, error.__traceback__)
+            raise
+        try:
+            with self._reporting(key):
+                writer.close()
+        except NotFoundError as error:
+            # The answer to the completion of the parts was lost; asked again, S3 knows them no more.
+            if not self._holds(key, sink.tell()):
+                raise StorageError(f"{self.url}{key}: S3 lost the parts that were written") from error
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
 
-    def _put_if(self, key: str, data: bytes, mode: Any) -> str | None:
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
+    def _holds(self, key: str, size: int) -> bool:
+        with contextlib.suppress(NotFoundError), self._reporting(key):
+            return bool(self._objects.head(self._key(key))["size"] == size)
+        return False
 
-        try:
-            with self._reporting(key):
-                return self._objects.put(self._key(key), data, mode=mode, use_multipart=False)["e_tag"] or ""
-        except StorageError as error:
-            if isinstance(error.__cause__, AlreadyExistsError | PreconditionError):
-                return None
-            raise
-        except NotFoundError:
-            return None
+    def _put_if(self, key: str, data: bytes, etag: str | None) -> str | None:
+        """`put` if the version there is `etag`; None stands for no object.
+
+        object_store does not send a conditional request again when its answer is lost, for it could not know
+        whether the condition fails because the first request came through. The bytes that are there tell.
+        """
+        deadline = time.monotonic() + self._settings.storage_timeout_seconds
+        mode: Any = "create" if etag is None else {"e_tag": etag}
+        while True:
+            failure: StorageError
+            try:
+                with self._reporting(key):
+                    result = self._objects.put(self._key(key), data, mode=mode, use_multipart=False)
+                    return result["e_tag"] or ""
+            except StorageError as error:
+                failure = error
+            try:
+                current = self.get(key)
+            except NotFoundError:
+                if etag is not None:
+                    return None
+            else:
+                if current.data == data:
+                    return current.etag
+                if current.etag != etag:
+                    return None
+            # All is as before: the request got lost, or was refused because another one was under way.
+            if time.monotonic() > deadline:
+                raise failure
+            time.sleep(CONFLICT_PAUSE_SECONDS)
 
     @contextlib.contextmanager
     def _reporting(self, key: str) -> Iterator[None]:
@@ -296,3 +389,45 @@ class S3Store:
 
 def _content_tag(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+_Reporting = Callable[[], AbstractContextManager[None]]
+
+
+class _Reader(io.RawIOBase):
+    """A forward reader whose failures are the store's errors."""
+
+    def __init__(self, read: Callable[[int], Any], reporting: _Reporting) -> None:
+        self._read = read
+        self._reporting = reporting
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with self._reporting():
+            data = memoryview(self._read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Sink(io.RawIOBase):
+    """A forward writer whose failures are the store's errors. Closing it leaves the object as it is."""
+
+    def __init__(self, write: Callable[[Any], Any], reporting: _Reporting) -> None:
+        self._write = write
+        self._reporting = reporting
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        with self._reporting():
+            self._write(view)
+        self._position += len(view)
+        return len(view)

@@ -144,10 +144,10 @@ def array_from_tensor(tensor: Any) -> npt.NDArray[Any]:
         if len(content) != count * dtype.itemsize:
             raise ValueError(f"{len(content)} bytes for shape {shape} of {dtype.name}")
         return np.frombuffer(content, dtype).reshape(shape)
-    try:
-        values = np.array(getattr(tensor, field), dtype)
-    except OverflowError:
-        raise ValueError(f"values outside {dtype.name}") from None
+    values = np.array(getattr(tensor, field))
+    if dtype == np.uint8 and len(values) and (values.min() < 0 or values.max() > 255):
+        raise ValueError("values outside uint8")
+    values = values.astype(dtype)
     if len(values) > count:
         raise ValueError(f"{len(values)} values for shape {shape}")
     if len(values) < count:

@@ -121,7 +121,9 @@ def check_source(bucket: str, key: str, settings: Settings) -> None:
     """
     url = f"s3://{bucket}/{key}"
     if settings.results and (url + "/").startswith(settings.results.rstrip("/") + "/"):
-        raise AccessDeniedError(f"{url[:200]}: lies among the results ({settings.results}), which are no input")
+        raise AccessDeniedError(
+            f"{url[:200]}: lies among the results ({settings.results}), which are no input"
+        )
     for pattern in settings.allowed_sources:
         if pattern.endswith("*"):
             allowed = url.startswith(pattern[:-1])
@@ -144,11 +146,15 @@ def _receive(task_id: str, body: str, fields: dict[str, Any], settings: Settings
 
 def _load(body: bytes, settings: Settings) -> dict[str, Any]:
     if len(body) > settings.max_message_bytes:
-        raise InvalidTaskError(f"the message holds {len(body)} bytes, allowed are {settings.max_message_bytes}")
+        raise InvalidTaskError(
+            f"the message holds {len(body)} bytes, allowed are {settings.max_message_bytes}"
+        )
     try:
         document = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
-        raise InvalidTaskError(f"the message is not UTF-8: byte {error.start} is {body[error.start]:#04x}") from error
+        raise InvalidTaskError(
+            f"the message is not UTF-8: byte {error.start} is {body[error.start]:#04x}"
+        ) from error
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidTaskError(
@@ -177,7 +183,9 @@ def _fields_of_record(record: Any, number: int) -> dict[str, Any]:
             f"record {number} has no eventName, s3.bucket.name or s3.object.key; is it an S3 event notification?"
         ) from error
     if not event.removeprefix("s3:").startswith(("ObjectCreated:", "ObjectRestore:Completed")):
-        raise InvalidTaskError(f"record {number}: event {event[:80]!r} brings no new object; subscribe to ObjectCreated")
+        raise InvalidTaskError(
+            f"record {number}: event {event[:80]!r} brings no new object; subscribe to ObjectCreated"
+        )
     # S3 writes keys into notifications as in a form: a space is "+", the rest is percent-encoded.
     try:
         return {"bucket": bucket, "object": urllib.parse.unquote_plus(key, errors="strict")}

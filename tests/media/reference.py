@@ -6,26 +6,31 @@ Nothing here is shared with the code under test: one thread, no seeking, no skip
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+import numpy.typing as npt
 
 from .picture import Luma, read_number
 
 TOLERANCE_SECONDS = Fraction(1, 1000)
-MAX_ERRORS = 10_000
+MAX_READ_ERRORS = 10_000
 
 
 @dataclass(frozen=True)
 class ReferenceFrame:
     """One displayed frame.
 
-    `time_seconds` counts from the first displayed frame; without any pts it is the ordinal over the stream's
-    rate. `number_in_picture` is None where the picture shows no number. `corrupt` is the decoder's own flag.
+    `ordinal` counts from 0 in output order. `time_seconds` counts from the first displayed frame; in a file
+    without any pts it is the ordinal over FFmpeg's rate. `number_in_picture` is read from the picture as
+    displayed, and None where it shows no number. `md5_of_picture` is over the stored samples of all planes;
+    `width` and `height` are the displayed ones. `corrupt` is what the decoder itself says.
     """
 
     ordinal: int
@@ -35,19 +40,20 @@ class ReferenceFrame:
     md5_of_picture: str
     width: int
     height: int
-    rotation: int
+    pixel_format: str
+    key_frame: bool
     interlaced: bool
     corrupt: bool
 
 
-def video_stream(container: av.container.InputContainer) -> av.VideoStream:
+def first_video_stream(container: av.container.InputContainer) -> av.VideoStream:
     """The first video stream that is no cover picture."""
     return next(s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
 
 
 def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet[av.VideoStream]]:
     """Every packet, going on after what cannot be read, and the empty one that flushes the decoder."""
-    for _ in range(MAX_ERRORS):
+    for _ in range(MAX_READ_ERRORS):
         try:
             yield from container.demux(stream)
         except av.FFmpegError:
@@ -55,73 +61,93 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
         return
 
 
-def decoded_frames(path: Path) -> Iterator[av.VideoFrame]:
-    """All frames that one decoding thread gives, in output order; a packet that fails is passed over."""
-    with av.open(str(path)) as container:
-        stream = video_stream(container)
-        stream.codec_context.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        for packet in _packets(container, stream):
-            try:
-                yield from packet.decode()
-            except av.FFmpegError:
-                continue
+def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """All frames in output order; a packet that fails is passed over."""
+    stream.codec_context.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    for packet in _packets(container, stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            continue
+        yield from frames
 
 
-def picture_planes(frame: av.VideoFrame) -> list[np.ndarray]:
-    """The visible samples of each plane, without the padding of its rows."""
-    planes = []
-    for plane in frame.planes:
-        sample_bytes = 2 if frame.format.components[0].bits > 8 else 1
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        planes.append(rows[:, : plane.width * sample_bytes])
-    return planes
+def _planes(frame: av.VideoFrame) -> list[npt.NDArray[np.uint8]]:
+    """The bytes of the visible samples of each plane, without the padding of its rows."""
+    sample_bytes = 2 if frame.format.components[0].bits > 8 else 1
+    rows = [np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size) for plane in frame.planes]
+    return [
+        np.ascontiguousarray(samples[:, : plane.width * sample_bytes])
+        for samples, plane in zip(rows, frame.planes, strict=True)
+    ]
 
 
-def luma_of(frame: av.VideoFrame) -> Luma:
-    """The luma plane of a planar YUV frame as 8 bit, height x width."""
-    plane = picture_planes(frame)[0]
+def _luma(frame: av.VideoFrame) -> Luma:
+    """The luma plane of a planar YUV frame as 8 bit."""
     bits = frame.format.components[0].bits
-    if bits == 8:
-        return plane
-    return (np.ascontiguousarray(plane).view(np.uint16) >> (bits - 8)).astype(np.uint8)
+    luma = _planes(frame)[0]
+    return luma if bits == 8 else (luma.view(np.uint16) >> (bits - 8)).astype(np.uint8)
 
 
-def md5_of(frame: av.VideoFrame) -> str:
+def _displayed(stored: Luma, frame: av.VideoFrame) -> Luma:
+    """A stored picture as it is to be displayed: turned and mirrored by the frame's display matrix.
+
+    The matrix takes x, y (y down) to a x + c y, b x + d y; only quarter turns and mirrors are known here.
+    """
+    matrices = [bytes(data) for data in list(frame.side_data) if data.type.name == "DISPLAYMATRIX"]
+    if not matrices:
+        return stored
+    a, b, _, c, d, *_ = struct.unpack("<9i", matrices[0])
+    picture, x_sign, y_sign = (stored, a, d) if a else (stored.T, c, b)
+    return picture[:: 1 if y_sign > 0 else -1, :: 1 if x_sign > 0 else -1]
+
+
+def _md5(frame: av.VideoFrame) -> str:
     digest = hashlib.md5(f"{frame.format.name} {frame.width}x{frame.height}".encode(), usedforsecurity=False)
-    for plane in picture_planes(frame):
-        digest.update(np.ascontiguousarray(plane))
+    for plane in _planes(frame):
+        digest.update(plane)
     return digest.hexdigest()
 
 
+def _reference_frame(ordinal: int, frame: av.VideoFrame) -> dict[str, Any]:
+    picture = _displayed(_luma(frame), frame)
+    return {
+        "ordinal": ordinal,
+        "number_in_picture": read_number(picture),
+        "md5_of_picture": _md5(frame),
+        "width": picture.shape[1],
+        "height": picture.shape[0],
+        "pixel_format": frame.format.name,
+        "key_frame": frame.key_frame,
+        "interlaced": frame.interlaced_frame,
+        "corrupt": frame.is_corrupt,
+    }
+
+
 def reference_frames(path: Path) -> list[ReferenceFrame]:
-    """The displayed frames of a video in output order; of a broken one, those that can be decoded."""
+    """The displayed frames of a video in output order; of a broken one, those that can be decoded.
+
+    AVI stores no times of display, and the pts that FFmpeg gives to frames of a codec that reorders them
+    are those of decoding: there the n-th displayed frame has the n-th smallest.
+    """
+    found: list[dict[str, Any]] = []
+    times: list[int | None] = []
     with av.open(str(path)) as container:
-        stream = video_stream(container)
-        time_base, rate = stream.time_base, stream.average_rate or stream.guessed_rate
-    frames: list[ReferenceFrame] = []
-    first_pts: int | None = None
-    for ordinal, frame in enumerate(decoded_frames(path)):
-        if ordinal == 0:
-            first_pts = frame.pts
-        if frame.pts is None or first_pts is None:
-            time_seconds = ordinal / Fraction(rate)
+        stream = first_video_stream(container)
+        for ordinal, frame in enumerate(_decode(container, stream)):
+            times.append(frame.pts)
+            found.append(_reference_frame(ordinal, frame))
+        time_base, rate = stream.time_base, stream.average_rate
+        if container.format.name == "avi":
+            times.sort(key=lambda pts: -1 if pts is None else pts)
+    frames = []
+    for pts, fields in zip(times, found, strict=True):
+        if pts is None or times[0] is None:
+            time_seconds = fields["ordinal"] / Fraction(rate)
         else:
-            time_seconds = (frame.pts - first_pts) * Fraction(time_base)
-        frames.append(
-            ReferenceFrame(
-                ordinal=ordinal,
-                pts=frame.pts,
-                time_seconds=time_seconds,
-                number_in_picture=read_number(luma_of(frame)),
-                md5_of_picture=md5_of(frame),
-                width=frame.width,
-                height=frame.height,
-                rotation=frame.rotation,
-                interlaced=frame.interlaced_frame,
-                corrupt=frame.is_corrupt,
-            )
-        )
+            time_seconds = (pts - times[0]) * Fraction(time_base)
+        frames.append(ReferenceFrame(pts=pts, time_seconds=time_seconds, **fields))
     return frames
 
 
@@ -139,25 +165,27 @@ def reference_sample(
     end_seconds: Fraction | None = None,
     max_frames: int | None = None,
 ) -> list[ReferenceFrame]:
-    """The frames that are to be analysed, found as the contract words it, by asking every frame for every k."""
+    """The frames to analyse, as the rule words it: for each k, every frame is asked.
 
-    def before_end(frame: ReferenceFrame) -> bool:
-        return end_seconds is None or frame.time_seconds < end_seconds - TOLERANCE_SECONDS
+    With `fps` > 0, for k = 0, 1, 2, ... the first frame at or after start + k / fps - 1 ms and before
+    end - 1 ms, each frame once. With 0, or the measured rate and above, all from start - 1 ms to before
+    end - 1 ms.
+    """
+
+    def fits(frame: ReferenceFrame, due: Fraction) -> bool:
+        in_time = end_seconds is None or frame.time_seconds < end_seconds - TOLERANCE_SECONDS
+        return frame.time_seconds >= due - TOLERANCE_SECONDS and in_time
 
     own_rate = source_rate(frames)
-    taken: list[ReferenceFrame] = []
     if fps == 0 or own_rate is None or fps >= own_rate:
-        for frame in frames:
-            if frame.time_seconds >= start_seconds - TOLERANCE_SECONDS and before_end(frame):
-                taken.append(frame)
+        taken = [frame for frame in frames if fits(frame, start_seconds)]
     else:
+        taken = []
         last = max(frame.time_seconds for frame in frames)
         k = 0
-        while (due := start_seconds + k / fps - TOLERANCE_SECONDS) <= last:
-            for frame in frames:
-                if frame.time_seconds >= due and before_end(frame):
-                    if frame not in taken:
-                        taken.append(frame)
-                    break
+        while start_seconds + k / fps - TOLERANCE_SECONDS <= last:
+            first = next((frame for frame in frames if fits(frame, start_seconds + k / fps)), None)
+            if first is not None and first not in taken:
+                taken.append(first)
             k += 1
     return taken if max_frames is None else taken[:max_frames]

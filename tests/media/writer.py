@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 
-from .picture import draw_picture
+from .picture import Luma, draw_picture
+
+os.environ.setdefault("SVT_LOG", "1")  # errors only: the AV1 encoder writes its settings to stderr by itself
 
 SAMPLE_RATE = 48_000
 AUDIO_SAMPLES = 1024
+NEUTRAL_CHROMA = 128
 
 
 class OneWay:
@@ -29,9 +33,11 @@ class OneWay:
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """What is encoded: which pictures, at which times, by which encoder.
+    """What is encoded: which numbers, at which times, by which encoder.
 
-    `pts` are ticks of `time_base` (by default 1 / `fps`, counted from 0), one for each of `numbers`.
+    `pts` are ticks of `time_base`, one for each number; by default 0, 1, 2... in frames. `width` and
+    `height` are those of the displayed picture, which is the stored one turned by `rotation` degrees
+    counter-clockwise (0, 90, 180, 270; None writes no rotation) and mirrored left to right if `hflip`.
     """
 
     encoder: str
@@ -47,35 +53,51 @@ class Video:
     rotation: int | None = None
     hflip: bool = False
 
-    def frames(self) -> Iterable[av.VideoFrame]:
-        time_base = self.time_base or 1 / self.fps
+    @property
+    def ticks(self) -> Fraction:
+        return self.time_base or 1 / self.fps
+
+    def frames(self) -> Iterator[av.VideoFrame]:
         for index, number in enumerate(self.numbers):
-            frame = picture_frame(number, self.width, self.height, self.pixel_format, interlaced=self.interlaced)
+            luma = draw_picture(number, self.width, self.height, interlaced=self.interlaced)
+            luma = np.rot90(luma, -(self.rotation or 0) // 90)
+            frame = frame_of(luma[:, ::-1] if self.hflip else luma, self.pixel_format)
             frame.pts = index if self.pts is None else self.pts[index]
-            frame.time_base = time_base
+            frame.time_base = self.ticks
             yield frame
 
 
-def picture_frame(number: int, width: int, height: int, pixel_format: str, *, interlaced: bool = False) -> av.VideoFrame:
-    """A frame in one of FFmpeg's planar YUV formats, 8 or 10 bit, with neutral chroma."""
+def frame_of(luma: Luma, pixel_format: str) -> av.VideoFrame:
+    """A grey frame in one of FFmpeg's planar YUV formats, 8 or 10 bit."""
+    height, width = luma.shape
     frame = av.VideoFrame(width, height, pixel_format)
-    deep = "10" in pixel_format
-    luma = draw_picture(number, width, height, interlaced=interlaced)
+    extra_bits = frame.format.components[0].bits - 8
+    dtype = np.uint16 if extra_bits else np.uint8
     for index, plane in enumerate(frame.planes):
-        dtype = np.uint16 if deep else np.uint8
-        buffer = np.frombuffer(plane, dtype).reshape(plane.height, -1)
+        samples = np.frombuffer(plane, dtype).reshape(plane.height, -1)
         if index == 0:
-            buffer[:, :width] = luma.astype(dtype) << (2 if deep else 0)
+            samples[:, :width] = luma.astype(dtype) << extra_bits
         else:
-            buffer[:] = 512 if deep else 128
+            samples[:] = NEUTRAL_CHROMA << extra_bits
     return frame
+
+
+def encode_picture(encoder: str, pixel_format: str, *, number: int, width: int = 320, height: int = 180) -> bytes:
+    """One picture on its own, as an image file of `encoder` holds it."""
+    context = av.CodecContext.create(encoder, "w")
+    context.width, context.height, context.pix_fmt, context.time_base = width, height, pixel_format, Fraction(1, 25)
+    frame = frame_of(draw_picture(number, width, height), "yuv420p").reformat(format=pixel_format)
+    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
 
 
 def _add_video(container: Any, video: Video) -> Any:
     stream = container.add_stream(video.encoder, rate=video.fps, options=dict(video.options))
-    stream.width, stream.height, stream.pix_fmt = video.width, video.height, video.pixel_format
-    stream.codec_context.time_base = video.time_base or 1 / video.fps
-    stream.codec_context.thread_count = 1
+    turned = video.rotation in (90, 270)
+    stream.width = video.height if turned else video.width
+    stream.height = video.width if turned else video.height
+    stream.pix_fmt = video.pixel_format
+    stream.codec_context.time_base = video.ticks
+    stream.codec_context.thread_count = 1  # the same bytes on every machine
     if video.rotation is not None:
         stream.set_display_rotation(video.rotation, hflip=video.hflip)
     return stream
@@ -83,8 +105,7 @@ def _add_video(container: Any, video: Video) -> Any:
 
 def _tone(first_sample: int) -> av.AudioFrame:
     phase = (np.arange(AUDIO_SAMPLES) + first_sample) * (2 * np.pi * 440 / SAMPLE_RATE)
-    samples = (0.2 * np.sin(phase)).astype(np.float32)[None, :]
-    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+    frame = av.AudioFrame.from_ndarray((0.2 * np.sin(phase)).astype(np.float32)[None, :], format="fltp", layout="mono")
     frame.sample_rate = SAMPLE_RATE
     frame.pts, frame.time_base = first_sample, Fraction(1, SAMPLE_RATE)
     return frame
@@ -96,35 +117,52 @@ def write_video(
     muxer: str | None = None,
     options: Mapping[str, str] | None = None,
     audio: str | None = None,
-    one_way: bool = False,
 ) -> None:
-    """Encodes `videos` (a stream each, interleaved by time), with a tone of encoder `audio` beside them."""
-    with path.open("wb") as file:
-        target: Any = OneWay(file) if one_way else str(path)
-        with av.open(target, "w", format=muxer, container_options=dict(options or {})) as container:
-            pairs = [(_add_video(container, video), iter(video.frames())) for video in videos]
-            sound = container.add_stream(audio, rate=SAMPLE_RATE, layout="mono") if audio else None
-            waiting = [[next(frames, None), stream, frames] for stream, frames in pairs]
-            sample = 0
-            while any(frame is not None for frame, *_ in waiting):
-                entry = min((e for e in waiting if e[0] is not None), key=lambda e: e[0].pts * e[0].time_base)
-                frame, stream, frames = entry
-                while sound is not None and Fraction(sample, SAMPLE_RATE) <= frame.pts * frame.time_base:
-                    container.mux(sound.encode(_tone(sample)))
-                    sample += AUDIO_SAMPLES
+    """Encodes `videos`, a stream each, with a tone of encoder `audio` interleaved; the muxer by the name's end."""
+    with av.open(str(path), "w", format=muxer, container_options=dict(options or {})) as container:
+        streams = [_add_video(container, video) for video in videos]
+        sound = container.add_stream(audio, rate=SAMPLE_RATE, layout="mono") if audio else None
+        sample = 0
+        for frames in zip(*(video.frames() for video in videos), strict=True):
+            while sound is not None and Fraction(sample, SAMPLE_RATE) <= frames[0].pts * frames[0].time_base:
+                container.mux(sound.encode(_tone(sample)))
+                sample += AUDIO_SAMPLES
+            for stream, frame in zip(streams, frames, strict=True):
                 container.mux(stream.encode(frame))
-                entry[0] = next(frames, None)
-            for stream in [*(stream for stream, _ in pairs), *([sound] if sound else [])]:
-                container.mux(stream.encode(None))
+        for stream in [*streams, *([sound] if sound else [])]:
+            container.mux(stream.encode(None))
 
 
-def write_audio(path: Path, encoder: str, seconds: int, muxer: str | None = None) -> None:
+def write_audio(path: Path, encoder: str, seconds: int) -> None:
     """A tone without any picture."""
-    with av.open(str(path), "w", format=muxer) as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream(encoder, rate=SAMPLE_RATE, layout="mono")
         for first in range(0, seconds * SAMPLE_RATE, AUDIO_SAMPLES):
             container.mux(stream.encode(_tone(first)))
         container.mux(stream.encode(None))
+
+
+def packets_of(stream: av.VideoStream) -> Iterator[av.Packet[av.VideoStream]]:
+    """The packets of a stream in the order of the file, without the empty one at the end."""
+    return (packet for packet in stream.container.demux(stream) if packet.size)
+
+
+def packet_positions(path: Path) -> list[int]:
+    """Where in the file the packets of its first video stream lie, in the order of the file."""
+    with av.open(str(path)) as container:
+        return [packet.pos for packet in packets_of(container.streams.video[0])]
+
+
+def patch_packets(source: Path, path: Path, patches: Mapping[int, Callable[[bytes], bytes]]) -> None:
+    """The file `source` with some packets of its first video stream replaced by others of the same size."""
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        for index, packet in enumerate(packets_of(container.streams.video[0])):
+            if index in patches:
+                payload = bytes(packet)
+                at = data.index(payload, packet.pos)
+                data[at : at + len(payload)] = patches[index](payload)
+    path.write_bytes(data)
 
 
 def remux(
@@ -133,20 +171,23 @@ def remux(
     *,
     muxer: str | None = None,
     options: Mapping[str, str] | None = None,
+    source_options: Mapping[str, str] | None = None,
     shift_seconds: Fraction = Fraction(0),
     one_way: bool = False,
-    keep: Callable[[int], bool] = lambda _: True,
+    with_packets: bool = True,
 ) -> None:
-    """The streams of `source` in another container, undecoded; `keep` picks among its packets by index."""
-    with av.open(str(source)) as opened, path.open("wb") as file:
+    """The first video stream of `source`, undecoded, in another container, later by `shift_seconds`.
+
+    With `one_way` the muxer cannot go back to fill in what it learns late, such as the duration.
+    """
+    with av.open(str(source), options=dict(source_options or {})) as opened, path.open("wb") as file:
         target: Any = OneWay(file) if one_way else str(path)
         with av.open(target, "w", format=muxer, container_options=dict(options or {})) as container:
-            streams = {stream.index: container.add_stream_from_template(stream) for stream in opened.streams}
-            for index, packet in enumerate(opened.demux()):
-                if packet.dts is None and packet.size == 0 or not keep(index):
-                    continue
+            stream = container.add_stream_from_template(opened.streams.video[0])
+            container.start_encoding()
+            for packet in packets_of(opened.streams.video[0]) if with_packets else ():
                 shift = int(shift_seconds / packet.time_base)
                 packet.pts = None if packet.pts is None else packet.pts + shift
                 packet.dts = None if packet.dts is None else packet.dts + shift
-                packet.stream = streams[packet.stream_index]
+                packet.stream = stream
                 container.mux(packet)

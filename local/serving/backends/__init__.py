@@ -20,6 +20,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 BUILT_IN = ("hog", "null", "coded")
 """Backends that need no model file."""
 
+_ALLOWED = f"--model takes a .tflite file, the folder of a SavedModel, or one of {', '.join(BUILT_IN)}"
 _SAMPLES = Path(__file__).resolve().parents[3] / "samples"
 
 
@@ -103,20 +104,16 @@ def find_loader(model: str, threads: int) -> Loader:
         return _built_in(model, threads)
     path = Path(model)
     if not path.exists():
-        raise NotFoundError(f"no model at {path}: --model takes a .tflite file, a SavedModel folder, {_names()}")
+        raise NotFoundError(f"no model at {path}: {_ALLOWED}")
     if path.is_dir():
         from local.serving.backends.savedmodel import SavedModelBackend, import_tensorflow, version_folder
 
         folder = version_folder(path)
-        tensorflow = import_tensorflow(folder)
+        tensorflow = import_tensorflow(folder, threads)
         return lambda: SavedModelBackend(folder, tensorflow)
     if path.suffix == ".tflite":
         return lambda: _litert(path, threads)
-    raise UsageError(f"{path} is no model that can be served: --model takes a .tflite file, a SavedModel folder, {_names()}")
-
-
-def _names() -> str:
-    return "or one of " + ", ".join(BUILT_IN)
+    raise UsageError(f"{path} is no model that can be served: {_ALLOWED}")
 
 
 def _built_in(name: str, threads: int) -> Loader:

@@ -1,7 +1,7 @@
 """A model that reads a frame number painted into the picture: tests prove with it which picture was sent.
 
-The picture code: 4 rows of 8 equal cells fill the picture, each black (luma 32) or white (luma 220). Cells 0 to 15
-(row by row) are the bits of the frame number, the most significant first; cells 16 to 31 are the same bits
+The picture code: 4 rows of 8 equal cells fill the picture, each black (luma 32) or white (luma 220). Cells 0
+to 15 (row by row) are the bits of the frame number, the most significant first; cells 16 to 31 are the same bits
 inverted.
 """
 
@@ -28,7 +28,7 @@ _OUTPUT_ROWS = 64
 
 
 def read_frame_number(frame: npt.NDArray[Any]) -> int | None:
-    """The frame number in a (height, width, 3) uint8 RGB picture, or None where the inverted cells disagree."""
+    """The frame number in a (height, width, 3) uint8 RGB picture; None where the inverted cells disagree."""
     height, width = frame.shape[:2]
     if height < ROWS or width < COLUMNS:
         return None
@@ -51,7 +51,7 @@ def _middle(index: int, cells: int, size: int) -> slice:
 
 
 class CodedBackend:
-    """Answers the bits of the frame number and of the CRC-32 of the frame's bytes, one detection per set bit."""
+    """One detection per set bit of the frame number, and of the CRC-32 of the frame's bytes."""
 
     description = "coded"
     signature = detection_signature(TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3)), _OUTPUT_ROWS)

@@ -14,8 +14,8 @@ from local.serving.backends.detections import INPUT, FrameDetections, batch_outp
 from local.serving.backends.pool import FramePool
 from steps.errors import ModelMismatchError
 
-# The outputs of the operation, in its own order, and their number of dimensions:
-# tensorflow/lite/kernels/detection_postprocess.cc (kOutputTensorDetectionBoxes to kOutputTensorNumDetections).
+# The outputs of the operation, in its own order, and their number of dimensions: detection_postprocess.cc in
+# tensorflow/lite/kernels, kOutputTensorDetectionBoxes to kOutputTensorNumDetections.
 _OPERATION = "TFLite_Detection_PostProcess"
 _OUTPUTS = {_OPERATION: 3, f"{_OPERATION}:1": 2, f"{_OPERATION}:2": 2, f"{_OPERATION}:3": 1}
 
@@ -76,8 +76,8 @@ def _input(path: Path, engine: Interpreter) -> tuple[int, TensorSpec]:
     dtype = np.dtype(details[0]["dtype"])
     if len(details) != 1 or len(shape) != 4 or shape[0] != 1 or shape[3] != 3 or dtype.name not in ("uint8", "float32"):
         raise ModelMismatchError(
-            f"{path} takes {len(details)} input(s), the first {dtype.name} {shape}: a detection model takes one "
-            f"picture, uint8 or float32 [1, height, width, 3]"
+            f"{path} takes {len(details)} input(s), the first {dtype.name} {shape}: a detection model takes "
+            f"one picture, uint8 or float32 [1, height, width, 3]"
         )
     return int(details[0]["index"]), TensorSpec(dtype, (-1, *shape[1:]))
 

@@ -26,10 +26,8 @@ class FramePool(Generic[EngineT]):
             self._idle.put(engine)
         self._threads = ThreadPoolExecutor(len(engines), thread_name_prefix="frame")
 
-    def map(
-        self, work: Callable[[EngineT, npt.NDArray[Any]], ResultT], frames: npt.NDArray[Any]
-    ) -> list[ResultT]:
-        """The results of `work(engine, frame)` in the order of the frames. May be called by several threads."""
+    def map(self, work: Callable[[EngineT, npt.NDArray[Any]], ResultT], frames: npt.NDArray[Any]) -> list[ResultT]:
+        """The results of `work(engine, frame)` in the order of the frames. Several threads may call it."""
 
         def one(frame: npt.NDArray[Any]) -> ResultT:
             engine = self._idle.get()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,22 @@ def version_folder(path: Path) -> Path:
     return max(versions, key=lambda entry: int(entry.name))
 
 
-def import_tensorflow(folder: Path) -> Any:
-    """The module `tensorflow`.
+def import_tensorflow(folder: Path, threads: int) -> Any:
+    """The module `tensorflow`, set to compute an operation with so many threads.
 
     Raises:
         UsageError: it is not installed, or cannot be imported any more beside the stubs of `steps.stubs`.
     """
     if "tensorflow" not in sys.modules and "steps.stubs" in sys.modules:
-        raise UsageError(f"{folder} needs TensorFlow in a process of its own: serve it with 'reelscan serve --model {folder}'")
+        raise UsageError(f"{folder} needs TensorFlow in a process of its own: start 'reelscan serve --model {folder}'")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on the processor are no news to the user
     try:
         import tensorflow
     except ImportError as missing:
-        raise UsageError(f"{folder} is a SavedModel, which needs TensorFlow ({missing}): pip install tensorflow") from None
+        raise UsageError(
+            f"{folder} is a SavedModel, which needs TensorFlow ({missing}): pip install tensorflow"
+        ) from None
+    tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
     return tensorflow
 
 
@@ -70,7 +75,9 @@ class SavedModelBackend:
             raise ModelMismatchError(f"{folder} is no SavedModel that TensorFlow can load: {problem}") from None
         signatures = self._model.signatures
         if SIGNATURE_KEY not in signatures:
-            raise ModelMismatchError(f"{folder} has no signature {SIGNATURE_KEY}, only {', '.join(signatures) or 'none'}")
+            raise ModelMismatchError(
+                f"{folder} has no signature {SIGNATURE_KEY}, only {', '.join(signatures) or 'none'}"
+            )
         self._function = signatures[SIGNATURE_KEY]
         self.description = f"TensorFlow {tensorflow.__version__}, {folder}"
         self.signature = Signature(
@@ -85,9 +92,7 @@ class SavedModelBackend:
             ServingError: with TensorFlow's own status.
         """
         try:
-            outputs = self._function(
-                **{name: self._tensorflow.constant(array) for name, array in inputs.items()}
-            )
+            outputs = self._function(**{name: self._tensorflow.constant(array) for name, array in inputs.items()})
         except self._tensorflow.errors.OpError as problem:
             code = _CODE_OF_NUMBER.get(problem.error_code, grpc.StatusCode.UNKNOWN)
             raise ServingError(code, str(problem.message)) from None

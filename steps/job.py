@@ -1,0 +1,202 @@
+"""The whole job for one video on one machine: look up the RUN, plan, detect in parallel processes, aggregate.
+
+Nothing here knows of queues or messages: `reelscan run` and `reelscan up` call it alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from steps.aggregate import aggregate, ensure_outputs, load_summary
+from steps.errors import NotFoundError, StorageError
+from steps.lease import Lease
+from steps.plan import ModelIdentity, Plan, run_digest
+from steps.planner import load_plan, make_plan
+from steps.profile import load_profile
+from steps.source import Source, open_source
+from steps.workers import Workers, cores
+
+if TYPE_CHECKING:
+    from steps.aggregate import Summary
+    from steps.options import Options
+    from steps.settings import Settings
+    from steps.store import Store
+
+WORKER_START_SECONDS = 0.6
+"""What starting the process of a chunk costs here."""
+
+
+class Observer:
+    """What a job tells while it runs. These methods do nothing; a view overrides those that it shows."""
+
+    def begin(self, step: str) -> None:
+        """A step begins: `plan`, `detect` or `aggregate`."""
+
+    def advance(self, done: int, total: int) -> None:
+        """So much of the step is done: bytes of the video in `plan`, else frames."""
+
+    def note(self, line: str) -> None:
+        """Something happened that a person may want to know, and the job goes on."""
+
+
+class ModelServer(Protocol):
+    """The model server that the chunks ask."""
+
+    def address(self) -> str:
+        """HOST:PORT; may wait until it is ready, under a deadline."""
+        ...
+
+    def ensure_running(self) -> None:
+        """Called again and again while chunks are analysed; raises ReelscanError if there is no use in going on."""
+        ...
+
+
+@dataclass(frozen=True)
+class GivenServer:
+    """A server that somebody else runs."""
+
+    given_address: str
+
+    def address(self) -> str:
+        """HOST:PORT, as given."""
+        return self.given_address
+
+    def ensure_running(self) -> None:
+        """The chunks find out by themselves."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job came to."""
+
+    store: Store
+    """Where the RUN's files are."""
+    summary: Summary
+    reused: bool
+    """Whether the results were there already."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video and what to do with it.
+
+    Args:
+        bucket: of the video; None for a local file.
+        key: of the video, or the file's path.
+        settings: the deployment's; `serving` is not used.
+        open_run: opens the store of a RUN, given its digest.
+        server: asked for its address when the first chunk is due.
+        processes: chunks analysed at a time; 0 is as many as the cores allow.
+        force_nonce: with `options.force`, tells this computation from any other. The same again goes on with it.
+        observer: is told how the job goes.
+    """
+
+    bucket: str | None
+    key: str
+    options: Options
+    settings: Settings
+    open_run: Callable[[str], Store]
+    server: ModelServer
+    processes: int = 0
+    force_nonce: str = ""
+    observer: Observer = field(default_factory=Observer)
+
+    def run(self) -> JobResult:
+        """Do the job, or find it done.
+
+        Raises:
+            ReelscanError: there are no results; its `code` says why. Frames that are missing are no error: see
+                the summary's status.
+        """
+        deadline = time.monotonic() + self.settings.job_timeout_seconds
+        self.observer.begin("plan")
+        source = open_source(self.bucket, self.key, self.settings)
+        model = model_identity(self.options, self.settings)
+        store = self.open_run(run_digest(source.identity, self.options.digested(), model))
+        found = self._find_done(store)
+        if found is not None:
+            return found
+        with Lease(store, self.settings.lease_seconds) as lease:
+            # Another may have done it while this one waited for the lease.
+            found = self._find_done(store)
+            if found is not None:
+                return found
+            plan = self._plan(source, model, store)
+            self._detect(plan, store, lease, deadline)
+            self.observer.begin("aggregate")
+            summary = aggregate(store, plan, self.options.outputs, self.settings, progress=self.observer.advance)
+        return JobResult(store, summary, reused=False)
+
+    def _find_done(self, store: Store) -> JobResult | None:
+        if self.options.force:
+            return None
+        summary = load_summary(store)
+        if summary is None or summary.status != "succeeded":
+            return None
+        ensure_outputs(store, load_plan(store), summary, self.options.outputs)
+        return JobResult(store, summary, reused=True)
+
+    def _plan(self, source: Source, model: ModelIdentity, store: Store) -> Plan:
+        if not self.options.force:
+            try:
+                return load_plan(store)
+            except (NotFoundError, StorageError):
+                pass  # none, or none of this version: made anew below
+        return make_plan(
+            source,
+            self.options,
+            model,
+            self.settings,
+            store,
+            force_nonce=self.force_nonce,
+            start_of_worker_seconds=WORKER_START_SECONDS,
+            progress=self.observer.advance,
+        )
+
+    def _detect(self, plan: Plan, store: Store, lease: Lease, deadline: float) -> None:
+        self.observer.begin("detect")
+        existing = set(store.list(plan.prefix))
+        chunks = [chunk for chunk in plan.chunks if plan.shard_key(chunk) not in existing]
+        done_frames = plan.planned_frames - sum(chunk.frames for chunk in chunks)
+        self.observer.advance(done_frames, plan.planned_frames)
+        if not chunks:
+            return
+        for chunk in chunks:
+            if plan.error_key(chunk) in existing:
+                store.delete(plan.error_key(chunk))
+
+        def check() -> None:
+            lease.check()
+            self.server.ensure_running()
+
+        workers = Workers(
+            store,
+            plan,
+            self.settings.model_copy(update={"serving": self.server.address()}),
+            jobs=min(len(chunks), self.processes or default_processes()),
+            advance=lambda frames: self.observer.advance(done_frames + frames, plan.planned_frames),
+            note=self.observer.note,
+            check=check,
+        )
+        workers.analyse(chunks, deadline)
+
+
+def default_processes() -> int:
+    """Chunks analysed at a time: the model server, where it is on this machine, needs cores too."""
+    return max(1, cores() // 2)
+
+
+def model_identity(options: Options, settings: Settings) -> ModelIdentity:
+    """The model that a task uses: the one that it names, else the deployment's.
+
+    Raises:
+        UsageError: the deployment's model profile cannot be read.
+    """
+    return ModelIdentity(
+        name=options.model or settings.model_name,
+        version=settings.model_version,
+        profile_digest=load_profile(settings.model_profile).digest(),
+    )

@@ -1,0 +1,332 @@
+"""Making a plan: index the video, choose the frames, cut them into chunks, write the plan and its chunk table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.chunking import (
+    ANALYSE_SECONDS_PER_FRAME,
+    DECODE_SECONDS_PER_MEGAPIXEL,
+    Keys,
+    Shown,
+    cut,
+    group_of_frames,
+    keys_of,
+    runs_of,
+    shown_frames,
+)
+from steps.errors import InvalidTaskError, StorageError, TooLargeError
+from steps.index import NO_PTS, VideoIndex, read_index
+from steps.plan import (
+    PLAN_KEY,
+    Chunk,
+    ModelIdentity,
+    Plan,
+    Segment,
+    VideoFacts,
+    digest,
+    pack_segments,
+    run_digest,
+    unpack_segments,
+)
+from steps.sampling import choose_frames, measured_fps
+from steps.source import SourceReader
+
+if TYPE_CHECKING:
+    from steps.options import Options
+    from steps.settings import Settings
+    from steps.source import Source
+    from steps.store import Store
+
+READ_SHARE = 0.15
+"""What the chunks' reading of the file's start over and over may add to reading the video once, as a share of it."""
+FREE_START_BYTES = (1 << 20) - (256 << 10)
+"""So much of it is within the mebibyte a chunk that reading may cost besides; the rest of that is blocks read past the end."""
+_LIMIT_FACTOR = 3
+_LIMIT_BYTES = 64 << 20
+
+
+def make_plan(
+    source: Source, options: Options, model: ModelIdentity, settings: Settings, store: Store, *,
+    force_nonce: str = "", start_of_worker_seconds: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:  # fmt: skip
+    """Index a video in one forward read, and write its plan under RUN.
+
+    Args:
+        store: where the RUN's files are.
+        force_nonce: makes another PLAN of the same chunks, so that no shard of an earlier one is taken for its own.
+        start_of_worker_seconds: what starting one chunk's worker costs; the deployment's setting if None.
+        progress: is told the bytes read and in all.
+
+    Raises:
+        BadInputError: the video or the range asked for cannot be analysed; each with its own subclass.
+        OutsideError: reading or writing failed.
+    """
+    size = source.identity.size
+    reader = SourceReader(
+        source, limit_bytes=size * _LIMIT_FACTOR + _LIMIT_BYTES, deadline=time.monotonic() + settings.plan_timeout_seconds
+    )
+    index = read_index(reader, source.identity.url, settings, progress)
+    planner = _Planner(index, options, settings, source)
+    worker_seconds = settings.worker_start_seconds if start_of_worker_seconds is None else start_of_worker_seconds
+    chunks, table, access = planner.cut_into_chunks(worker_seconds)
+    plan_digest = digest([source.identity.model_dump(), options.digested(), [chunk.model_dump() for chunk in chunks], force_nonce])
+    plan = Plan(
+        run=run_digest(source.identity, options.digested(), model),
+        plan=plan_digest[:16],
+        source=source.identity,
+        video=planner.facts,
+        options=options.digested(),
+        model=model,
+        access=access,
+        identify_by=index.identify_by,
+        header_bytes=index.header.bytes_to_open,
+        planned_frames=sum(chunk.frames for chunk in chunks),
+        chunks=chunks,
+    )
+    store.put(plan.table_key, table)
+    store.put(PLAN_KEY, plan.model_dump_json(indent=1).encode())
+    return plan
+
+
+def load_plan(store: Store) -> Plan:
+    """The plan under RUN. Raises NotFoundError if there is none, StorageError if it cannot be read."""
+    data = store.get(PLAN_KEY).data
+    try:
+        return Plan.model_validate_json(data)
+    except ValueError as error:
+        raise StorageError(f"{store.url}{PLAN_KEY}: is no plan of this version; run with --force") from error
+
+
+def load_segments(store: Store, plan: Plan, chunk: Chunk) -> list[Segment]:
+    """What there is to decode in a chunk. Raises NotFoundError, StorageError."""
+    data = store.get_range(plan.table_key, chunk.table_offset, chunk.table_length)
+    try:
+        return unpack_segments(data)
+    except (ValueError, OSError, EOFError) as error:
+        raise StorageError(f"{store.url}{plan.table_key}: is damaged at chunk {chunk.index}; run with --force") from error
+
+
+@dataclass
+class _Timeline:
+    shown: Shown
+    ticks: NDArray[np.int64]
+    """Times of the displayed frames in units of the time base from the first one."""
+
+
+class _Planner:
+    def __init__(self, index: VideoIndex, options: Options, settings: Settings, source: Source) -> None:
+        self._index = index
+        self._options = options
+        self._settings = settings
+        self._source = source
+        self._timeline = _timeline_of(index)
+        self.facts = self._measure()
+        self._frames = self._choose()
+
+    def cut_into_chunks(self, worker_seconds: float) -> tuple[list[Chunk], bytes, Literal["seek", "splice", "sequential"]]:
+        keys = keys_of(self._index.packets)
+        access = self._access(keys)
+        if access == "sequential":
+            parts = [self._frames]
+        else:
+            groups = group_of_frames(self._frames, self._timeline.shown, keys)
+            seconds = (keys.pts - self.facts.first_pts) * float(self._index.time_base)
+            chunk_seconds = self._options.chunk_seconds
+            parts = cut(
+                self._frames, groups, seconds,
+                chunk_seconds=None if chunk_seconds == "auto" else chunk_seconds,
+                work_seconds=self._work_seconds(), start_of_worker_seconds=worker_seconds, max_chunks=self._max_chunks(),
+            )  # fmt: skip
+        chunks: list[Chunk] = []
+        table = bytearray()
+        for number, frames in enumerate(parts):
+            segments = [self._whole(frames)] if access == "sequential" else self._segments(frames, keys)
+            first_byte, last_byte = (0, self._source.identity.size)
+            if access != "sequential":
+                first_byte, last_byte = self._byte_range(frames, keys)
+            packed = pack_segments(segments)
+            chunks.append(
+                Chunk(
+                    index=number,
+                    first_frame=int(frames[0]),
+                    last_frame=int(frames[-1]),
+                    frames=len(frames),
+                    start_seconds=self._seconds(frames[0]),
+                    end_seconds=self._seconds(frames[-1]),
+                    first_byte=first_byte,
+                    last_byte=last_byte,
+                    table_offset=len(table),
+                    table_length=len(packed),
+                )
+            )
+            table += packed
+        return chunks, bytes(table), access
+
+    def _measure(self) -> VideoFacts:
+        index, ticks = self._index, self._timeline.ticks
+        shown = index.packets.pts[index.packets.displayed]
+        width, height = index.orientation.displayed_size(index.width, index.height)
+        fps = measured_fps(ticks, index.time_base)
+        # A frame lasts until the next one; how long the last one lasts no container says reliably.
+        frame_ticks = float(np.median(np.diff(ticks))) if len(ticks) > 1 else 0.0
+        duration = (float(ticks[-1]) + frame_ticks) * float(index.time_base)
+        if duration > self._settings.max_duration_seconds:
+            raise TooLargeError(
+                f"{self._source.identity.url}: lasts {duration:.0f} s, allowed are "
+                f"{self._settings.max_duration_seconds:.0f} s (REELSCAN_MAX_DURATION_SECONDS)"
+            )
+        header = index.header
+        return VideoFacts(
+            container=header.container,
+            codec=header.codec,
+            width=width,
+            height=height,
+            rotation_degrees=index.orientation.rotation_degrees,
+            mirrored=index.orientation.mirrored,
+            pixel_format=index.pixel_format,
+            time_base=(index.time_base.numerator, index.time_base.denominator),
+            first_pts=0 if bool((shown == NO_PTS).any()) else int(self._timeline.shown.pts[0]),
+            frames=len(ticks),
+            duration_seconds=round(duration, 6),
+            fps=round(float(fps), 6) if fps else 0.0,
+            keyframes=int(index.packets.key.sum()),
+            frames_from_header=header.frames,
+            duration_seconds_from_header=header.duration_seconds,
+            fps_from_header=header.fps,
+            not_displayed_packets=len(index.packets.pts) - len(ticks),
+            warnings=index.warnings,
+        )
+
+    def _choose(self) -> NDArray[np.int64]:
+        options = self._options
+        frames = choose_frames(
+            self._timeline.ticks, self._index.time_base, fps=options.fps_fraction, start_seconds=options.start_fraction,
+            end_seconds=options.end_fraction, max_frames=options.max_frames,
+        )  # fmt: skip
+        if not len(frames):
+            end = "" if options.end_seconds is None else f" to {options.end_seconds:g} s"
+            raise InvalidTaskError(
+                f"no frame lies in the range from {options.start_seconds:g} s{end}: {self._source.identity.url} lasts "
+                f"{self.facts.duration_seconds:g} s; change start_seconds or end_seconds"
+            )
+        return frames
+
+    def _access(self, keys: Keys) -> Literal["seek", "splice", "sequential"]:
+        header = self._index.header
+        if self._index.identify_by != "pts" or not self._index.clean_keys or len(keys.pts) < 2:
+            return "sequential"
+        if header.container == "mpegts":
+            return "splice"
+        # Without an index FFmpeg looks for a place by reading up to it: fragmented MP4, live WebM.
+        indexed = {
+            "mov": header.index_entries >= len(self._index.packets.pts),
+            "matroska": header.has_cues,
+            "avi": header.index_entries > 0,
+        }
+        return "seek" if indexed.get(header.container.partition(",")[0], False) else "sequential"
+
+    def _work_seconds(self) -> float:
+        megapixels = self.facts.width * self.facts.height / 1e6
+        seconds = (self._timeline.ticks[self._frames[-1]] - self._timeline.ticks[self._frames[0]]) * self._index.time_base
+        decoded = float(seconds) * self.facts.fps
+        return decoded * megapixels * DECODE_SECONDS_PER_MEGAPIXEL + len(self._frames) * ANALYSE_SECONDS_PER_FRAME
+
+    def _max_chunks(self) -> int:
+        again = self._index.header.bytes_to_open - FREE_START_BYTES
+        if self._source.identity.bucket is None or again <= 0:
+            return self._settings.max_chunks
+        return max(1, min(self._settings.max_chunks, int(READ_SHARE * self._source.identity.size / again)))
+
+    def _seconds(self, frame: np.int64) -> float:
+        return round(float(int(self._timeline.ticks[frame]) * self._index.time_base), 6)
+
+    def _segments(self, frames: NDArray[np.int64], keys: Keys) -> list[Segment]:
+        packets, shown = self._index.packets, self._timeline.shown
+        segments = []
+        for run in runs_of(frames, shown, keys):
+            key = int(keys.packet[run.key])
+            key_pts, key_dts = int(packets.pts[key]), int(packets.dts[key])
+            # Frames shown before the first keyframe come out only when decoding starts at the file's own start.
+            from_start = run.key == 0
+            segments.append(
+                Segment(
+                    key_pts=None if from_start else key_pts,
+                    key_dts=None if from_start else min(key_pts, key_pts if key_dts == NO_PTS else key_dts),
+                    key_position=None if from_start or packets.position[key] < 0 else int(packets.position[key]),
+                    key_displayed=bool(packets.displayed[key]),
+                    last_pts=int(packets.pts[run.last_packet]),
+                    frames=run.frames.tolist(),
+                    pts=shown.pts[run.frames].tolist(),
+                )
+            )
+        return segments
+
+    def _whole(self, frames: NDArray[np.int64]) -> Segment:
+        index, shown = self._index, self._timeline.shown
+        by_pts = index.identify_by == "pts"
+        has_pts = index.identify_by != "output_order"
+        return Segment(
+            key_pts=None,
+            key_dts=None,
+            key_position=None,
+            key_displayed=True,
+            last_pts=int(index.packets.pts[int(shown.packet[frames].max())]) if by_pts else None,
+            frames=frames.tolist(),
+            pts=shown.pts[frames].tolist() if has_pts else [None] * len(frames),
+            ticks=None if by_pts else self._timeline.ticks[frames].tolist(),
+            displayed_pts=shown.pts.tolist() if index.identify_by == "displayed_pts" else None,
+        )
+
+    def _byte_range(self, frames: NDArray[np.int64], keys: Keys) -> tuple[int, int]:
+        packets, shown = self._index.packets, self._timeline.shown
+        runs = runs_of(frames, shown, keys)
+        first = int(keys.packet[runs[0].key])
+        last = max(run.last_packet for run in runs)
+        needed = slice(first, last + 1)
+        if (packets.position[needed] < 0).any():
+            return 0, self._source.identity.size
+        end = int((packets.position[needed] + packets.size[needed]).max())
+        if last + 1 < len(packets.position):
+            # A transport stream's packet is known to be whole only when the next one begins.
+            end = max(end, int(packets.position[last + 1]))
+        return int(packets.position[needed].min()), min(end, self._source.identity.size)
+
+
+def _timeline_of(index: VideoIndex) -> _Timeline:
+    packets = index.packets
+    if index.identify_by == "pts":
+        shown = shown_frames(packets)
+        return _Timeline(shown, shown.pts - shown.pts[0])
+    numbers = np.flatnonzero(packets.displayed)
+    pts, dts = packets.pts[numbers], packets.dts[numbers]
+    if index.identify_by == "output_order":
+        # The n-th picture that comes out is shown at the n-th of the times that the container has.
+        times = dts if bool((pts == NO_PTS).any()) else pts
+        if bool((times == NO_PTS).any()) or len(np.unique(times)) < len(times):
+            fps = index.guessed_fps or Fraction(25)
+            frame_ticks = 1 / (fps * index.time_base)
+            times = np.array([int(number * frame_ticks) for number in range(len(numbers))], dtype=np.int64)
+        times = np.sort(times)
+        return _Timeline(Shown(pts, numbers), times - times[0])
+    # Times that jump back (files put end to end) go on where the part before ended.
+    decode_times = np.where(dts == NO_PTS, pts, dts)
+    parts = np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(decode_times) < 0) + 1)
+    order, ticks, offset = [], [], 0
+    for part in parts:
+        sorted_part = part[np.argsort(pts[part], kind="stable")]
+        part_ticks = pts[sorted_part] - pts[sorted_part[0]]
+        frame_ticks = max(1, int(np.median(np.diff(part_ticks)))) if len(part) > 1 else 1
+        order.append(sorted_part)
+        ticks.append(part_ticks + offset)
+        offset = int(ticks[-1][-1]) + frame_ticks
+    displayed = np.concatenate(order)
+    return _Timeline(Shown(pts[displayed], numbers[displayed]), np.concatenate(ticks))
