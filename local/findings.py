@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from steps.gzip_lines import read_gzip_lines
+from steps.results.frames import read_frames
 
 if TYPE_CHECKING:
     from steps.store import Store
@@ -56,27 +55,21 @@ class Finding:
         self._last_number = number
 
 
-def read_findings(store: Store, frames_key: str) -> list[Finding]:
+def read_findings(store: Store) -> list[Finding]:
     """The labels of a run, those in the most frames first.
 
-    Args:
-        store: where the RUN's files are.
-        frames_key: key of its `frames.jsonl.gz`.
-
     Raises:
-        NotFoundError: there is no such file.
-        StorageError: it cannot be read.
+        NotFoundError: it has no `frames.jsonl.gz`.
+        StorageError: that cannot be read.
     """
     findings: dict[str, Finding] = {}
-    with store.open_reader(frames_key) as file:
-        for number, line in enumerate(read_gzip_lines(file)):
-            frame = json.loads(line)
-            scores: dict[str, list[float]] = {}
-            for detection in frame["detections"]:
-                scores.setdefault(detection["label"], []).append(detection["score"])
-            for label, of_label in scores.items():
-                finding = findings.setdefault(label, Finding(label))
-                finding.add_frame(number, frame["time_seconds"], of_label)
+    for number, line in enumerate(read_frames(store)):
+        scores: dict[str, list[float]] = {}
+        for detection in line.record["detections"]:
+            scores.setdefault(detection["label"], []).append(detection["score"])
+        for label, of_label in scores.items():
+            finding = findings.setdefault(label, Finding(label))
+            finding.add_frame(number, line.record["time_seconds"], of_label)
     return sorted(findings.values(), key=lambda finding: (-finding.frames, finding.label))
 
 

@@ -102,12 +102,10 @@ class EmbeddedServer:
         if status in (UsageError.exit_status, 3):
             raise UsageError(self._last_message())
         if status is not None:
-            raise ModelUnavailableError(
-                f"the embedded model server ended with status {status}: {self._last_message()}"
-            )
+            raise ModelUnavailableError(f"the embedded model server ended with status {status}: {self._last_message()}")
 
     def _last_message(self) -> str:
-        return last_line(Path(self._messages.name)).removeprefix("Error: ").removeprefix("reelscan: ")
+        return last_line(Path(self._messages.name)).removeprefix("reelscan: ")
 
 
 def with_embedded_model(settings: Settings, model: str | None) -> Settings:

@@ -45,13 +45,16 @@ class JobView(Observer):
         self.step = ""
 
     def begin(self, step: str) -> None:
+        """Show the step."""
         self.step = step
         self._bar.begin(self._title, step)
 
     def advance(self, done: int, total: int) -> None:
+        """Show how far the step is."""
         self._bar.advance(done, total)
 
     def note(self, line: str) -> None:
+        """Print a line above the bar."""
         self._console.print(Text(line), soft_wrap=True)
 
     def pause(self) -> None:
@@ -165,9 +168,10 @@ def _describe(title: str, step: str) -> str:
 def _detail(step: str, done: int, total: int, rate: Rate) -> str:
     if step == "plan":
         return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"
-    counted = f"{done} of {total} frames"
-    rate_text = rate.text() if step == "detect" and done < total else ""
-    return f"{counted}, {rate_text}" if rate_text else counted
+    if step == "aggregate":
+        return f"{done} of {total} chunks"
+    rate_text = rate.text() if done < total else ""
+    return f"{done} of {total} frames" + (f", {rate_text}" if rate_text else "")
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

@@ -13,7 +13,7 @@ from steps.plan import Chunk, Plan
 from steps.results import MISSING_KEY, OUTPUT_KEYS, SUMMARY_KEY, ResultWriter, open_output
 from steps.results.frames import read_frames
 from steps.results.missing import MissingFrames
-from steps.results.summary import ChunkSummary, Failure, FrameCounts, Summary, write_summary
+from steps.results.summary import ChunkSummary, Failure, FrameCounts, Summary, load_summary, write_summary
 from steps.shards import (
     NOT_DECODABLE,
     ChunkError,
@@ -26,6 +26,8 @@ from steps.shards import (
 )
 from steps.store import Store
 from steps.timestamps import utc_now, utc_text
+
+__all__ = ["Summary", "aggregate", "ensure_outputs", "load_summary"]
 
 
 class _NothingAnalysedError(Exception):
@@ -50,7 +52,7 @@ def aggregate(
         plan: Its plan.
         outputs: Those of the options.
         plan_seconds: How long planning took, for the summary.
-        progress: Is told how many chunks are merged, and of how many.
+        progress: Is told how many planned frames are merged, and of how many.
 
     Raises:
         StorageError: Reading or writing failed; or a shard was damaged, which is then deleted: the same task
@@ -63,10 +65,10 @@ def aggregate(
             # Blocks are left last first, and COCO's needs what that of the frames wrote.
             names = [*(name for name in OUTPUT_KEYS if name in outputs and name != "frames"), "frames"]
             merge.writers = [files.enter_context(open_output(name, store, plan)) for name in names]
-            for number, chunk in enumerate(plan.chunks, start=1):
+            for chunk in plan.chunks:
                 merge.add_chunk(chunk)
                 if progress is not None:
-                    progress(number, len(plan.chunks))
+                    progress(merge.analysed + merge.missing.frames, plan.planned_frames)
             merge.missing.finish()
             if not merge.analysed:
                 raise _NothingAnalysedError

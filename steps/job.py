@@ -10,18 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from steps.aggregate import aggregate, ensure_outputs, load_summary
+from steps.aggregate import aggregate, ensure_outputs
 from steps.errors import NotFoundError, StorageError
 from steps.lease import Lease
 from steps.plan import ModelIdentity, Plan, run_digest
 from steps.planner import load_plan, make_plan
 from steps.profile import load_profile
+from steps.results.summary import Summary, load_summary
 from steps.source import Source, open_source
 from steps.workers import Workers, cores
 
 if TYPE_CHECKING:
-    from steps.aggregate import Summary
     from steps.options import Options
+    from steps.plan import Chunk
     from steps.settings import Settings
     from steps.store import Store
 
@@ -36,7 +37,7 @@ class Observer:
         """A step begins: `plan`, `detect` or `aggregate`."""
 
     def advance(self, done: int, total: int) -> None:
-        """So much of the step is done: bytes of the video in `plan`, else frames."""
+        """So much of the step is done: bytes of the video in `plan`, frames in `detect`, chunks in `aggregate`."""
 
     def note(self, line: str) -> None:
         """Something happened that a person may want to know, and the job goes on."""
@@ -124,10 +125,19 @@ class Job:
             found = self._find_done(store)
             if found is not None:
                 return found
+            started = time.monotonic()
             plan = self._plan(source, model, store)
+            plan_seconds = time.monotonic() - started
             self._detect(plan, store, lease, deadline)
-            self.observer.begin("aggregate")
-            summary = aggregate(store, plan, self.options.outputs, self.settings, progress=self.observer.advance)
+            try:
+                summary = self._aggregate(plan, store, plan_seconds)
+            except StorageError as error:
+                # Aggregate deletes a damaged shard: its chunk is analysed once more.
+                if not self._lacking_chunks(plan, store):
+                    raise
+                self.observer.note(str(error))
+                self._detect(plan, store, lease, deadline)
+                summary = self._aggregate(plan, store, plan_seconds)
         return JobResult(store, summary, reused=False)
 
     def _find_done(self, store: Store) -> JobResult | None:
@@ -136,7 +146,7 @@ class Job:
         summary = load_summary(store)
         if summary is None or summary.status != "succeeded":
             return None
-        ensure_outputs(store, load_plan(store), summary, self.options.outputs)
+        summary = ensure_outputs(store, load_plan(store), summary, self.options.outputs)
         return JobResult(store, summary, reused=True)
 
     def _plan(self, source: Source, model: ModelIdentity, store: Store) -> Plan:
@@ -158,15 +168,11 @@ class Job:
 
     def _detect(self, plan: Plan, store: Store, lease: Lease, deadline: float) -> None:
         self.observer.begin("detect")
-        existing = set(store.list(plan.prefix))
-        chunks = [chunk for chunk in plan.chunks if plan.shard_key(chunk) not in existing]
+        chunks = self._lacking_chunks(plan, store)
         done_frames = plan.planned_frames - sum(chunk.frames for chunk in chunks)
         self.observer.advance(done_frames, plan.planned_frames)
         if not chunks:
             return
-        for chunk in chunks:
-            if plan.error_key(chunk) in existing:
-                store.delete(plan.error_key(chunk))
 
         def check() -> None:
             lease.check()
@@ -182,6 +188,14 @@ class Job:
             check=check,
         )
         workers.analyse(chunks, deadline)
+
+    def _lacking_chunks(self, plan: Plan, store: Store) -> list[Chunk]:
+        existing = set(store.list(plan.prefix))
+        return [chunk for chunk in plan.chunks if plan.shard_key(chunk) not in existing]
+
+    def _aggregate(self, plan: Plan, store: Store, plan_seconds: float) -> Summary:
+        self.observer.begin("aggregate")
+        return aggregate(store, plan, self.options.outputs, plan_seconds=plan_seconds, progress=self.observer.advance)
 
 
 def default_processes() -> int:

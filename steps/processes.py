@@ -40,7 +40,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 def reelscan_command(*arguments: str) -> list[str]:
     """The command line of `reelscan ARGUMENTS` in this Python."""
     # -P: a folder named `steps` in the current directory must not stand in for the installed one.
-    return [sys.executable, "-P", "-c", "from steps.cli import main; main()", *arguments]
+    return [sys.executable, "-P", "-m", "steps", *arguments]
 
 
 def spawn(

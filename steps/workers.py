@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from steps.errors import ReelscanError, StoppedError, TimeLimitError
 from steps.processes import SERVING_MALLOC, last_line, reelscan_command, spawn, stop
 from steps.settings import ENVIRONMENT_PREFIX
-from steps.shards import read_chunk_error, write_chunk_error
+from steps.shards import write_chunk_error
 
 if TYPE_CHECKING:
     from steps.plan import Chunk, Plan
@@ -27,6 +27,8 @@ RETRY_SECONDS = 0.5
 
 POLL_SECONDS = 0.1
 _NEVER_RETRIED = (2, 3)
+_NOTED = (3, 4)
+"""With these detect has noted itself why the chunk has no shard."""
 
 
 def cores() -> int:
@@ -159,7 +161,7 @@ class Workers:
             self._waiting.insert(0, _Attempt(chunk, attempt.retries + 1, now + wait_seconds))
             return
         self._note(what)
-        if read_chunk_error(self._store, self._plan, chunk) is None:
+        if status not in _NOTED:
             code = StoppedError.code if status in (143, -15) else ReelscanError.code
             write_chunk_error(self._store, self._plan, chunk, code, what)
 

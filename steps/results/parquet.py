@@ -14,21 +14,20 @@ from steps.store import Store
 ROWS_A_GROUP = 32768
 """Rows of a row group: what is held in memory before it is written."""
 
-SCHEMA = pa.schema(
-    [
-        pa.field("frame", pa.int64(), nullable=False),
-        pa.field("time_seconds", pa.float64(), nullable=False),
-        pa.field("pts", pa.int64()),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("class_id", pa.int32(), nullable=False),
-        pa.field("score", pa.float64(), nullable=False),
-        pa.field("x", pa.float64(), nullable=False),
-        pa.field("y", pa.float64(), nullable=False),
-        pa.field("width", pa.float64(), nullable=False),
-        pa.field("height", pa.float64(), nullable=False),
-    ]
-)
-"""Boxes are in pixels of the displayed picture. 64-bit floats hold the decimals of `frames.jsonl` as they stand there."""
+_FIELDS: list[pa.Field[Any]] = [
+    pa.field("frame", pa.int64(), nullable=False),
+    pa.field("time_seconds", pa.float64(), nullable=False),
+    pa.field("pts", pa.int64()),
+    pa.field("label", pa.string(), nullable=False),
+    pa.field("class_id", pa.int32(), nullable=False),
+    pa.field("score", pa.float64(), nullable=False),
+    pa.field("x", pa.float64(), nullable=False),
+    pa.field("y", pa.float64(), nullable=False),
+    pa.field("width", pa.float64(), nullable=False),
+    pa.field("height", pa.float64(), nullable=False),
+]
+SCHEMA = pa.schema(_FIELDS)
+"""Boxes are in pixels of the displayed picture. 64-bit floats give the decimals as they stand in `frames.jsonl`."""
 
 
 class ParquetWriter:
@@ -62,9 +61,8 @@ class ParquetWriter:
 @contextmanager
 def open_parquet(store: Store, key: str) -> Iterator[ParquetWriter]:
     """Write the file below RUN. Raises StorageError."""
-    with store.open_writer(key) as file:
-        # Leaving by an error closes the writer as well, which ends the file, but the store then drops it.
-        with pq.ParquetWriter(file, SCHEMA) as writer:
-            rows = ParquetWriter(writer)
-            yield rows
-            rows.write_group()
+    # Leaving by an error closes the writer as well, which ends the file; the store then drops it all the same.
+    with store.open_writer(key) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+        rows = ParquetWriter(writer)
+        yield rows
+        rows.write_group()

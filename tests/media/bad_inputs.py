@@ -136,9 +136,7 @@ def _noise(_: ClipLibrary, path: Path) -> None:
     path.write_bytes(np.random.default_rng(1).integers(0, 256, 100_000, dtype=np.uint8).tobytes())
 
 
-_STILL_AV1 = Video(
-    encoder="libsvtav1", numbers=[1], options={"preset": "8", "svtav1-params": "avif=1"}
-)
+_STILL_AV1 = Video(encoder="libsvtav1", numbers=[1], options={"preset": "8", "svtav1-params": "avif=1"})
 
 BAD_SHAPES: dict[str, BadShape] = {
     "audio_only.mp4": BadShape(_sound("aac"), NOT_A_VIDEO, "sound alone"),
@@ -147,7 +145,9 @@ BAD_SHAPES: dict[str, BadShape] = {
     "empty.mp4": BadShape(_text(""), NOT_A_VIDEO, "no byte"),
     "truncated_without_index.mp4": BadShape(_without_index, NOT_A_VIDEO, "the index was at the end"),
     "prose.mp4": BadShape(_text(PROSE), NOT_A_VIDEO, "text"),
-    "prose.txt": BadShape(_text(PROSE), NOT_A_VIDEO, "text: FFmpeg goes by the name and plays it as a terminal's output"),
+    "prose.txt": BadShape(
+        _text(PROSE), NOT_A_VIDEO, "text: FFmpeg goes by the name and plays it as a terminal's output"
+    ),
     "subtitles.srt": BadShape(_text(SUBTITLES), NOT_A_VIDEO, "subtitles"),
     "hls_to_elsewhere.mp4": BadShape(
         _text(HLS.format(entries="#EXTINF:10,\nfile:///etc/passwd\n#EXTINF:10,\nhttp://127.0.0.1:1/clip.ts\n")),
@@ -177,7 +177,9 @@ BAD_SHAPES: dict[str, BadShape] = {
     "unknown_codec.mp4": BadShape(_unknown_codec, UNSUPPORTED, "a four-character code that nobody knows"),
     "huge.mp4": BadShape(partial(_claiming, LARGE, True), TOO_LARGE, "claims 16,000 x 16,000"),
     "huge_in_secret.mp4": BadShape(
-        partial(_claiming, LARGE, False), TOO_LARGE, "claims 16,000 x 16,000 in the bit stream and 320 x 180 in the boxes"
+        partial(_claiming, LARGE, False),
+        TOO_LARGE,
+        "claims 16,000 x 16,000 in the bit stream and 320 x 180 in the boxes",
     ),
     "huge.ts": BadShape(_claiming_in_ts, TOO_LARGE, "claims 16,000 x 16,000, seen only while it is read"),
     "absurd.mp4": BadShape(

@@ -80,11 +80,11 @@ def remuxed(source: str, muxer: str | None = None, options: Mapping[str, str] | 
 
 
 def _hidden_vp8(clips: ClipLibrary, path: Path) -> None:
-    patch_packets(clips.path("vp8.webm"), path, {index: hide_vp8_picture for index in VP8_HIDDEN})
+    patch_packets(clips.path("vp8.webm"), path, dict.fromkeys(VP8_HIDDEN, hide_vp8_picture))
 
 
 def _not_coded_mpeg4(clips: ClipLibrary, path: Path) -> None:
-    patch_packets(clips.path("mpeg4.avi"), path, {index: hide_mpeg4_picture for index in MPEG4_NOT_CODED})
+    patch_packets(clips.path("mpeg4.avi"), path, dict.fromkeys(MPEG4_NOT_CODED, hide_mpeg4_picture))
 
 
 CODEC_SHAPES: dict[str, Shape] = {
@@ -112,9 +112,7 @@ CODEC_SHAPES: dict[str, Shape] = {
     "hevc_open_gop.mp4": encoded(
         "mov", "hevc", hevc(options=x265(HEVC_OPEN_GOP)), "CRA pictures, with leading pictures that refer back"
     ),
-    "hevc_open_gop.ts": encoded(
-        "mpegts", "hevc", hevc(options=x265(HEVC_OPEN_GOP)), "the same in a transport stream"
-    ),
+    "hevc_open_gop.ts": encoded("mpegts", "hevc", hevc(options=x265(HEVC_OPEN_GOP)), "the same in a transport stream"),
     "vp9.webm": encoded(
         "matroska", "vp9", Video(encoder="libvpx-vp9", numbers=VPX_FRAMES, options=VP9), "alt-refs in superframes"
     ),
@@ -136,14 +134,20 @@ CODEC_SHAPES: dict[str, Shape] = {
         fps=Fraction(30),
         notes="packets of their own that show no frame, as alternate reference frames are",
     ),
-    "av1.mp4": encoded("mov", "av1", Video(encoder="libsvtav1", numbers=AV1_FRAMES, options=AV1), "hidden frames"),
-    "av1.mkv": encoded("matroska", "av1", Video(encoder="libsvtav1", numbers=AV1_FRAMES, options=AV1), "hidden frames"),
+    "av1.mp4": encoded(
+        "mov", "av1", Video(encoder="libsvtav1", numbers=AV1_FRAMES, options=AV1), "a keyframe each 50 frames"
+    ),
+    "av1.mkv": encoded(
+        "matroska", "av1", Video(encoder="libsvtav1", numbers=AV1_FRAMES, options=AV1), "a keyframe each 50 frames"
+    ),
     "mpeg2_open_gop.ts": encoded("mpegts", "mpeg2video", mpeg2(), "open GOP with B-frames"),
     "mpeg2_program_stream.mpg": encoded("mpeg", "mpeg2video", mpeg2(), "open GOP, program stream", muxer="vob"),
     "mpeg2_interlaced.ts": encoded(
         "mpegts", "mpeg2video", mpeg2(interlaced=True, options=INTERLACED_MPEG2), "interlaced DCT and motion"
     ),
-    "mpeg4.avi": encoded("avi", "mpeg4", mpeg4(options={"g": "25", "b": "400k"}), "advanced simple profile, no B-frames"),
+    "mpeg4.avi": encoded(
+        "avi", "mpeg4", mpeg4(options={"g": "25", "b": "400k"}), "advanced simple profile, no B-frames"
+    ),
     "mpeg4_b_frames.avi": encoded("avi", "mpeg4", mpeg4(options={"g": "25", "bf": "2", "b": "400k"}), "with B-frames"),
     "mpeg4_not_coded.avi": Shape(
         make=_not_coded_mpeg4,

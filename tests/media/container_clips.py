@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .codec_clips import FEW_FRAMES, FRAMES, NTSC, PAL, VPX_FRAMES, CLOSED_GOP, encoded, h264, mpeg2, remuxed, x264
+from .codec_clips import FRAMES, NTSC, PAL, VPX_FRAMES, encoded, h264, mpeg2, remuxed
 from .library import ClipLibrary, Shape
 from .patches import edit_list, edit_moov, replace_box
 from .writer import encode_picture, packets_of, remux, write_video
@@ -105,9 +105,7 @@ CONTAINER_SHAPES: dict[str, Shape] = {
         notes="written to a pipe: no duration, no index",
     ),
     "vp9_live.webm": Shape(
-        make=lambda clips, path: remux(
-            clips.path("vp9.webm"), path, muxer="webm", options={"live": "1"}, one_way=True
-        ),
+        make=lambda clips, path: remux(clips.path("vp9.webm"), path, muxer="webm", options={"live": "1"}, one_way=True),
         container="matroska",
         codec="vp9",
         numbers=VPX_FRAMES,

@@ -66,9 +66,9 @@ class FaultyServer(stubs.PredictionServiceServicer, stubs.ModelServiceServicer):
             fault = next(self.faults, None)
         if fault is not None:
             fault(context)
-        return self.answer(request)
+        return self.answer(request, context)
 
-    def _answer(self, request):
+    def _answer(self, request, _context):
         frames = stubs.array_from_tensor(request.inputs["input_tensor"])
         firsts = frames.reshape(len(frames), -1)[:, 0].astype(np.float32)
         return stubs.PredictResponse(
@@ -374,13 +374,18 @@ def test_a_batch_of_another_shape_is_a_defect(client):
 def test_closing_the_stream_cancels_what_is_under_way(server, client):
     cancelled = threading.Event()
     arrived = threading.Event()
+    answer = server.answer
 
-    def hang(context: grpc.ServicerContext) -> None:
-        context.add_callback(cancelled.set)
-        arrived.set()
-        server.released.wait(PATIENCE_SECONDS)
+    def hang_on_the_second(request, context):
+        if stubs.array_from_tensor(request.inputs["input_tensor"]).flat[0] == 0:
+            assert arrived.wait(PATIENCE_SECONDS)
+        else:
+            context.add_callback(cancelled.set)
+            arrived.set()
+            server.released.wait(PATIENCE_SECONDS)
+        return answer(request, context)
 
-    server.faults = iter([lambda _: arrived.wait(PATIENCE_SECONDS), hang])
+    server.answer = hang_on_the_second
     stream = client.predict_stream(SPEC, batches(2), in_flight=2)
     next(stream)
     assert not cancelled.is_set()
@@ -540,6 +545,6 @@ def response_of(**outputs: np.ndarray) -> stubs.PredictResponse:
     ],
 )
 def test_an_answer_that_does_not_fit_is_a_misfit(server, client, response, words):
-    server.answer = lambda _: response
+    server.answer = lambda *_: response
     with pytest.raises(ModelMismatchError, match=words):
         stream(client)

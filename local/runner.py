@@ -1,0 +1,140 @@
+"""`reelscan run`: the whole job for one video, results in a folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from local.model_server import EmbeddedServer, with_embedded_model
+from steps.errors import BadInputError, NotFoundError, ReelscanError, StorageError, UsageError
+from steps.job import GivenServer, Job, JobResult, ModelServer, Observer
+from steps.lease import Lease
+from steps.plan import PLAN_KEY
+from steps.planner import load_plan
+from steps.results import MISSING_KEY, OUTPUT_KEYS, SUMMARY_KEY
+from steps.results.summary import load_summary
+from steps.store import FolderStore, Store
+
+if TYPE_CHECKING:
+    from steps.options import Options
+    from steps.settings import Settings
+
+OUT = Path("out")
+"""Where results go by default, in a folder named after the video."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """What `reelscan run` was given."""
+
+    bucket: str | None
+    key: str
+    """The key, or the path of a file."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending, fit for the name of a folder."""
+        name = PurePosixPath(self.key.replace("\\", "/")).name.rpartition(".")
+        stem = re.sub(r"[^\w.-]+", "_", name[0] or name[2]).strip("._")
+        return stem[:100] or "video"
+
+
+def parse_video(text: str) -> Video:
+    """`s3://BUCKET/KEY`, or the path of a file.
+
+    Raises:
+        UsageError: it is a URL of another kind, or one without bucket or key.
+        NotFoundError: there is no such file.
+    """
+    if text.startswith("s3://"):
+        bucket, _, key = text.removeprefix("s3://").partition("/")
+        if not bucket or not key:
+            raise UsageError(f"{text!r}: expected s3://BUCKET/KEY")
+        return Video(bucket, key)
+    if re.match(r"[a-z][a-z0-9+.-]*://", text):
+        raise UsageError(f"{text[:200]!r}: only a file or s3://BUCKET/KEY can be read")
+    if not Path(text).exists():
+        raise NotFoundError(f"{text}: does not exist")
+    return Video(None, text)
+
+
+def run_video(
+    video: Video, options: Options, settings: Settings, *, out: Path | None, serving: str | None,
+    model: str | None, processes: int, observer: Observer,
+) -> JobResult:  # fmt: skip
+    """Do the job for one video with results in a folder, replacing those of another RUN.
+
+    Args:
+        out: the folder; by default below `OUT`.
+        serving: HOST:PORT of a server; by default the embedded one is started.
+        model: of the embedded server; None is the sample model.
+        processes: chunks analysed at a time; 0 is as many as the cores allow.
+
+    Raises:
+        ReelscanError: there are no results.
+    """
+    store = FolderStore(OUT / video.name if out is None else out)
+    server: AbstractContextManager[ModelServer]
+    if serving is None:
+        if options.model is not None:
+            settings = settings.model_copy(update={"model_name": options.model})
+        settings = with_embedded_model(settings, model)
+        server = EmbeddedServer(model, settings)
+    else:
+        server = nullcontext(GivenServer(serving))
+    with server as running:
+        return Job(
+            bucket=video.bucket,
+            key=video.key,
+            options=options,
+            settings=settings,
+            open_run=lambda run: claim_folder(store, run, settings, observer.note),
+            server=running,
+            processes=processes,
+            force_nonce=uuid.uuid4().hex,
+            observer=observer,
+        ).run()
+
+
+def claim_folder(store: FolderStore, run: str, settings: Settings, note: Callable[[str], None]) -> Store:
+    """The folder as the store of a RUN. What another RUN left there is removed, and nothing else.
+
+    Raises:
+        OutsideError: another process is at work there and does not finish, or files cannot be removed.
+    """
+    if _run_in(store) in (None, run):
+        return store
+    with Lease(store, settings.lease_seconds):
+        other = _run_in(store)
+        if other not in (None, run):
+            note(f"{store.url} holds results of another video or of other options; they are replaced")
+            store.delete(SUMMARY_KEY)
+            for key in (*OUTPUT_KEYS.values(), MISSING_KEY):
+                store.delete(key)
+            shutil.rmtree(store.folder / "chunks", ignore_errors=True)
+            # Last, so that a folder that was half cleared is still known as another's.
+            store.delete(PLAN_KEY)
+    return store
+
+
+def _run_in(store: FolderStore) -> str | None:
+    """Whose files the folder holds: a RUN, "" if that cannot be told, or None for nobody's."""
+    try:
+        return load_plan(store).run
+    except NotFoundError:
+        return None
+    except StorageError:
+        return ""
+
+
+def failure_of(result: JobResult) -> ReelscanError | None:
+    """The error that a job without any analysed frame ends with; None if there are frames."""
+    if result.summary.status != "failed":
+        return None
+    return BadInputError("")

@@ -1,0 +1,5 @@
+"""`python -m steps` is `reelscan`."""
+
+from steps.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The step programs as commands."""
