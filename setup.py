@@ -74,9 +74,7 @@ e4d5301e699b72e3378c7bca1be531842cb4d55691bbebe64f5ef1d130888f38  tensorflow/cor
 a99e15bbdc1671a2a265b0000b111651ec0d4a306ab4571cadd0e3917af56528  tensorflow/core/protobuf/struct_pb2.py
 656be0ffafb4ccfca17c961298f4ce5b4aa01c488e8312e1839fbb982e4ab54a  tensorflow/core/protobuf/trackable_object_graph_pb2.py
 """  # noqa: E501
-DIGESTS: dict[str, str] = {
-    path: digest for digest, path in (line.split() for line in PINNED.split("\n") if line)
-}
+DIGESTS: dict[str, str] = {path: digest for digest, path in (line.split() for line in PINNED.split("\n") if line)}
 
 # Of all the wheels of a version, always the same one, whatever this machine is.
 WHEEL_CHOICE = (
@@ -94,9 +92,7 @@ def pip(*arguments: str) -> str:
     command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [
-            line for line in done.stderr.splitlines() if line.startswith("ERROR")
-        ] or done.stderr.splitlines()
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise FetchError(f"pip {arguments[0]} said: {' '.join(lines[-2:])}")
     return done.stdout
 
@@ -151,9 +147,7 @@ class RangeFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Moves to an offset; returns it from the start."""
-        self._position = (
-            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        )
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         return self._position
 
     def readinto(self, buffer: object) -> int:

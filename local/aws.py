@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
-DEFAULT_PORT = 8580
 REGION = "us-east-1"
 TASK_DATA_BUCKET = "task-data-bucket"
 RESULTS_BUCKET = "results-bucket"
@@ -62,9 +61,15 @@ def embedded_environment(port: int, base: Mapping[str, str] | None = None) -> di
         "REELSCAN_TASK_QUEUE": TASK_QUEUE,
         "REELSCAN_COMPLETED_QUEUE": base.get("REELSCAN_COMPLETED_QUEUE") or COMPLETED_QUEUE,
         "REELSCAN_DEAD_LETTER_QUEUE": base.get("REELSCAN_DEAD_LETTER_QUEUE") or DEAD_LETTER_QUEUE,
-        "REELSCAN_TASK_DATA_BUCKET": base.get("REELSCAN_TASK_DATA_BUCKET") or TASK_DATA_BUCKET,
         "REELSCAN_RESULTS": base.get("REELSCAN_RESULTS") or f"s3://{RESULTS_BUCKET}/reelscan",
     }
+
+
+def use_embedded_aws(port: int) -> None:
+    """Make the embedded S3 and SQS those of this process and its children."""
+    environment = embedded_environment(port)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def endpoint_url(port: int) -> str:

@@ -6,11 +6,13 @@ import hashlib
 import re
 import subprocess
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from steps.errors import ModelUnavailableError, OutsideError, UsageError
+from steps.job import GivenServer, ModelServer
 from steps.processes import last_line, reelscan_command, spawn, stop, wait_for_line
 
 if TYPE_CHECKING:
@@ -106,6 +108,26 @@ class EmbeddedServer:
 
     def _last_message(self) -> str:
         return last_line(Path(self._messages.name)).removeprefix("reelscan: ")
+
+
+def choose_server(
+    serving: str | None, model: str | None, settings: Settings
+) -> tuple[AbstractContextManager[ModelServer], Settings]:
+    """The model server of a job, and the settings that fit it.
+
+    Args:
+        serving: HOST:PORT of a server that somebody else runs; None is the embedded one.
+        model: of the embedded server; None is the sample model.
+
+    Raises:
+        UsageError: both are given, or the model's file cannot be read.
+    """
+    if serving is None:
+        settings = with_embedded_model(settings, model)
+        return EmbeddedServer(model, settings), settings
+    if model is not None:
+        raise UsageError("--model-path is for the embedded server, and --serving names another: leave one out")
+    return nullcontext(GivenServer(serving)), settings
 
 
 def with_embedded_model(settings: Settings, model: str | None) -> Settings:

@@ -6,19 +6,17 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from local.model_server import EmbeddedServer, with_embedded_model
-from steps.errors import BadInputError, NotFoundError, ReelscanError, StorageError, UsageError
-from steps.job import GivenServer, Job, JobResult, ModelServer, Observer
+from local.model_server import choose_server
+from steps.errors import NotFoundError, StorageError, UsageError
+from steps.job import Job, JobResult, Observer
 from steps.lease import Lease
 from steps.plan import PLAN_KEY
 from steps.planner import load_plan
 from steps.results import MISSING_KEY, OUTPUT_KEYS, SUMMARY_KEY
-from steps.results.summary import load_summary
 from steps.store import FolderStore, Store
 
 if TYPE_CHECKING:
@@ -80,14 +78,9 @@ def run_video(
         ReelscanError: there are no results.
     """
     store = FolderStore(OUT / video.name if out is None else out)
-    server: AbstractContextManager[ModelServer]
-    if serving is None:
-        if options.model is not None:
-            settings = settings.model_copy(update={"model_name": options.model})
-        settings = with_embedded_model(settings, model)
-        server = EmbeddedServer(model, settings)
-    else:
-        server = nullcontext(GivenServer(serving))
+    if options.model is not None:
+        settings = settings.model_copy(update={"model_name": options.model})
+    server, settings = choose_server(serving, model, settings)
     with server as running:
         return Job(
             bucket=video.bucket,
@@ -131,10 +124,3 @@ def _run_in(store: FolderStore) -> str | None:
         return None
     except StorageError:
         return ""
-
-
-def failure_of(result: JobResult) -> ReelscanError | None:
-    """The error that a job without any analysed frame ends with; None if there are frames."""
-    if result.summary.status != "failed":
-        return None
-    return BadInputError("")

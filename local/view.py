@@ -10,13 +10,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from local.findings import Finding, clock, spans_text
+from local.findings import Finding, clock, read_findings, spans_text
 from steps.job import Observer
+from steps.results import SUMMARY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
+
+    from steps.job import JobResult
 
 PLAIN_LINE_SECONDS = 5.0
 """At most so often a line tells of progress where there is no terminal."""
@@ -190,3 +193,24 @@ def findings_table(findings: Sequence[Finding]) -> Table:
             spans_text(finding.spans),
         )
     return table
+
+
+def print_result(console: Console, result: JobResult) -> None:
+    """What a job found, and the paths of its results."""
+    summary, video = result.summary, result.summary.video
+    console.print(
+        Text(
+            f"{summary.source.url}: {video.codec} {video.width}x{video.height}, {clock(video.duration_seconds)}, "
+            f"{video.frames} frames, of which {summary.frames.analysed} analysed"
+            + (" before: nothing had to be computed" if result.reused else "")
+        ),
+        soft_wrap=True,
+    )
+    findings = read_findings(result.store)
+    if findings:
+        console.print(findings_table(findings))
+    else:
+        console.print("Nothing was found.")
+    for output, key in summary.files.items():
+        console.print(Text(f"{output:12} {result.store.url}{key}"), soft_wrap=True)
+    console.print(Text(f"{'summary':12} {result.store.url}{SUMMARY_KEY}"), soft_wrap=True)

@@ -78,9 +78,7 @@ def detections_of(
     if names.count is not None:
         count = outputs[names.count].item()
         if not math.isfinite(count):
-            raise ModelMismatchError(
-                f"output {names.count!r} of the model is {count}, not a number of detections"
-            )
+            raise ModelMismatchError(f"output {names.count!r} of the model is {count}, not a number of detections")
         rows = rows[rows < count]
     kept_scores = scores[rows]
     rows = rows[np.argsort(-kept_scores, kind="stable")]
@@ -108,9 +106,7 @@ def detections_of(
         label = label_of_class_id.get(class_id) or str(class_id)
         if labels is not None and label not in labels:
             continue
-        left, top, right, bottom = (
-            (second, first, fourth, third) if is_y_first else (first, second, third, fourth)
-        )
+        left, top, right, bottom = (second, first, fourth, third) if is_y_first else (first, second, third, fourth)
         if has_size:
             if is_centre:
                 left, top = left - right / 2, top - bottom / 2

@@ -117,27 +117,49 @@ class Job:
         source = open_source(self.bucket, self.key, self.settings)
         model = model_identity(self.options, self.settings)
         store = self.open_run(run_digest(source.identity, self.options.digested(), model))
-        found = self._find_done(store)
-        if found is not None:
-            return found
-        with Lease(store, self.settings.lease_seconds) as lease:
-            # Another may have done it while this one waited for the lease.
-            found = self._find_done(store)
-            if found is not None:
-                return found
-            started = time.monotonic()
-            plan = self._plan(source, model, store)
-            plan_seconds = time.monotonic() - started
-            self._detect(plan, store, lease, deadline)
+        result = self._find_done(store)
+        while result is None:
+            lease = Lease(store, self.settings.lease_seconds)
+            self._acquire(lease, store, deadline)
             try:
-                summary = self._aggregate(plan, store, plan_seconds)
+                # Another may have done it while this one waited for the lease.
+                result = self._find_done(store) or self._compute(source, model, store, lease, deadline)
             except StorageError as error:
-                # Aggregate deletes a damaged shard: its chunk is analysed once more.
-                if not self._lacking_chunks(plan, store):
+                if not lease.lost or time.monotonic() > deadline:
                     raise
                 self.observer.note(str(error))
-                self._detect(plan, store, lease, deadline)
-                summary = self._aggregate(plan, store, plan_seconds)
+            finally:
+                lease.release()
+        return result
+
+    def _acquire(self, lease: Lease, store: Store, deadline: float) -> None:
+        asked = 0
+
+        def tell() -> bool:
+            nonlocal asked
+            asked += 1
+            # The first time it may be a lease that was released, or whose holder died.
+            if asked == 2:
+                self.observer.note(f"another process computes {store.url}; waiting for it")
+            return False
+
+        lease.acquire(max(0.0, deadline - time.monotonic()), until=tell)
+
+    def _compute(self, source: Source, model: ModelIdentity, store: Store, lease: Lease, deadline: float) -> JobResult:
+        started = time.monotonic()
+        plan = self._plan(source, model, store)
+        plan_seconds = time.monotonic() - started
+        self._detect(plan, store, lease, deadline)
+        failed_chunks = self._lacking_chunks(plan, store)
+        try:
+            summary = self._aggregate(plan, store, plan_seconds)
+        except StorageError as error:
+            # Aggregate deletes a damaged shard: its chunk is analysed once more.
+            if self._lacking_chunks(plan, store) == failed_chunks:
+                raise
+            self.observer.note(str(error))
+            self._detect(plan, store, lease, deadline)
+            summary = self._aggregate(plan, store, plan_seconds)
         return JobResult(store, summary, reused=False)
 
     def _find_done(self, store: Store) -> JobResult | None:

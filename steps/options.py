@@ -29,40 +29,32 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    fps: float = Field(5, ge=0, le=1000, description="analysed frames per second of video; 0 is every frame")
-    start_seconds: float = Field(0, ge=0, le=1e7, description="start of the analysed range")
-    end_seconds: float | None = Field(None, gt=0, le=1e7, description="end of the analysed range, exclusive")
-    max_frames: int | None = Field(None, ge=1, le=10**9, description="stop after so many analysed frames")
-    min_score: float = Field(0.5, ge=0, le=1, description="lowest score kept")
-    labels: list[Label] | None = Field(None, min_length=1, max_length=1000, description="only these labels")
+    fps: float = Field(default=5, ge=0, le=1000, description="analysed frames per second of video; 0 is every frame")
+    start_seconds: float = Field(default=0, ge=0, le=1e7, description="start of the analysed range")
+    end_seconds: float | None = Field(default=None, gt=0, le=1e7, description="end of the analysed range, exclusive")
+    max_frames: int | None = Field(default=None, ge=1, le=10**9, description="stop after so many analysed frames")
+    min_score: float = Field(default=0.5, ge=0, le=1, description="lowest score kept")
+    labels: list[Label] | None = Field(default=None, min_length=1, max_length=1000, description="only these labels")
     model: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="model name at the server"
+        default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="model name at the server"
     )
     chunk_seconds: float | Literal["auto"] = Field(
-        "auto",
+        default="auto",
         description="aim for chunks of so much video, cut at keyframes (above 0, at most 1e7), or auto",
     )
-    outputs: list[str] = Field(
-        list(OUTPUTS), min_length=1, max_length=20, description="result files to write"
-    )
-    force: bool = Field(False, description="compute again even if results exist")
-    priority: int = Field(0, ge=0, le=9, description="runs with a higher one start first")
+    outputs: list[str] = Field(default=list(OUTPUTS), min_length=1, max_length=20, description="result files to write")
+    force: bool = Field(default=False, description="compute again even if results exist")
+    priority: int = Field(default=0, ge=0, le=9, description="runs with a higher one start first")
 
     @model_validator(mode="after")
     def _check_together(self) -> Options:
         if self.end_seconds is not None and self.end_seconds <= self.start_seconds:
-            raise ValueError(
-                f"end_seconds {self.end_seconds:g} is not after start_seconds {self.start_seconds:g}"
-            )
+            raise ValueError(f"end_seconds {self.end_seconds:g} is not after start_seconds {self.start_seconds:g}")
         if self.chunk_seconds != "auto" and not 0 < self.chunk_seconds <= 1e7:
-            raise ValueError(
-                f"chunk_seconds {self.chunk_seconds:g} is not above 0 and at most 1e7; or say auto"
-            )
+            raise ValueError(f"chunk_seconds {self.chunk_seconds:g} is not above 0 and at most 1e7; or say auto")
         for output in self.outputs:
             if output in NOT_YET_WRITTEN_OUTPUTS:
-                raise ValueError(
-                    f"outputs: {output!r} cannot be written yet; allowed are {', '.join(OUTPUTS)}"
-                )
+                raise ValueError(f"outputs: {output!r} cannot be written yet; allowed are {', '.join(OUTPUTS)}")
             if output not in OUTPUTS:
                 raise ValueError(f"outputs: {output[:80]!r} is not known; allowed are {', '.join(OUTPUTS)}")
         return self
@@ -107,9 +99,7 @@ class Options(BaseModel):
             raise InvalidTaskError(describe(error, cls)) from error
 
     @classmethod
-    def from_text(
-        cls, texts: Mapping[str, str | None], environment: Mapping[str, str] | None = None
-    ) -> Options:
+    def from_text(cls, texts: Mapping[str, str | None], environment: Mapping[str, str] | None = None) -> Options:
         """Options of flags' or workflow parameters' texts over `REELSCAN_*` defaults. Absent, None and "" are unset.
 
         Raises:

@@ -45,9 +45,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 _LabelList = Annotated[list[Label], Field(max_length=100_000), Tag("list")]
 _LabelMap = Annotated[dict[int, Label], Field(max_length=100_000), Tag("map")]
-Labels = Annotated[
-    _LabelList | _LabelMap, Discriminator(lambda labels: "list" if isinstance(labels, list) else "map")
-]
+Labels = Annotated[_LabelList | _LabelMap, Discriminator(lambda labels: "list" if isinstance(labels, list) else "map")]
 
 
 class Placement(NamedTuple):
@@ -67,19 +65,13 @@ class InputProfile(_Section):
     """The tensor that takes the pictures, `[batch, height, width, 3]`, uint8 or float32."""
 
     name: Name = Field(description="the input's name in the signature")
-    width: int | None = Field(
-        None, ge=1, le=8192, description="pixels; absent: the signature's, or 640 if free"
-    )
-    height: int | None = Field(
-        None, ge=1, le=8192, description="pixels; absent: the signature's, or 640 if free"
-    )
+    width: int | None = Field(None, ge=1, le=8192, description="pixels; absent: the signature's, or 640 if free")
+    height: int | None = Field(None, ge=1, le=8192, description="pixels; absent: the signature's, or 640 if free")
     resize: Literal["stretch", "letterbox"] = Field(
         "stretch", description="letterbox keeps the aspect ratio, centred on black"
     )
     color: Literal["rgb", "bgr"] = Field("rgb", description="order of the channels")
-    scale: float = Field(
-        1, description="float32 only: the value sent is value * scale + offset, value 0 to 255"
-    )
+    scale: float = Field(1.0, description="float32 only: the value sent is value * scale + offset, value 0 to 255")
     offset: float = Field(0.0, description="float32 only: see scale")
 
     @model_validator(mode="after")
@@ -102,9 +94,7 @@ class InputProfile(_Section):
         else:
             scaled_width = max(1, (2 * picture_width * height + picture_height) // (2 * picture_height))
             scaled_height = height
-        return Placement(
-            (width - scaled_width) // 2, (height - scaled_height) // 2, scaled_width, scaled_height
-        )
+        return Placement((width - scaled_width) // 2, (height - scaled_height) // 2, scaled_width, scaled_height)
 
 
 class OutputsProfile(_Section):

@@ -284,17 +284,24 @@ class ServingClient:
         """The outputs of a response, checked against the batch, without the padding."""
         size = len(batch.array)
         outputs = {}
-        for name in spec.outputs:
+        rows = -1
+        for position, name in enumerate(spec.outputs):
             if name not in response.outputs:
                 raise ModelMismatchError(f"{self.model}: the answer lacks the output {name!r}")
             try:
                 array = array_from_tensor(response.outputs[name])
             except ValueError as error:
                 raise ModelMismatchError(f"{self.model}: output {name!r} cannot be read: {error}") from None
-            if not array.shape or array.shape[0] != size:
+            shape = array.shape
+            if position == 0 and len(shape) == 3:
+                rows = shape[1]
+            expected = ((size, rows, 4), (size, rows), (size, rows), (size,))[position]
+            # A count of [batch, 1] is as good as one of [batch].
+            if shape != expected and not (position == 3 and shape == (size, 1)):
+                wanted = ", ".join("N" if length < 0 else str(length) for length in expected)
                 raise ModelMismatchError(
-                    f"{self.model}: output {name!r} has shape {list(array.shape)} for {size} frames, "
-                    f"not [{size}, ...]; the model must keep the batch as its first dimension"
+                    f"{self.model}: output {name!r} has shape {list(shape)}, not [{wanted}], for {size} frames; "
+                    f"name other outputs in the model profile (reelscan.json), or export the model anew"
                 )
             outputs[name] = array[: batch.count]
         return outputs

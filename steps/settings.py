@@ -19,9 +19,7 @@ GIB = 1 << 30
 
 
 def _split_list(value: Any) -> Any:
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-    )
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 TextList = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
@@ -33,55 +31,54 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Places
-    results: str | None = Field(None, description="where results go: s3://BUCKET/PREFIX or a folder")
-    task_queue: str | None = Field(None, description="name or URL of the task queue")
-    completed_queue: str | None = Field(None, description="name or URL of the completed queue")
-    dead_letter_queue: str | None = Field(None, description="name or URL of the dead-letter queue")
+    results: str | None = Field(default=None, description="where results go: s3://BUCKET/PREFIX or a folder")
+    task_queue: str | None = Field(default=None, description="name or URL of the task queue")
+    completed_queue: str | None = Field(default=None, description="name or URL of the completed queue")
+    dead_letter_queue: str | None = Field(default=None, description="name or URL of the dead-letter queue")
     allowed_sources: TextList = Field(
-        ("s3://*",), description="comma-separated s3://BUCKET/PREFIX* that tasks may name; never the results"
+        default=("s3://*",), description="comma-separated s3://BUCKET/PREFIX* that tasks may name; never the results"
     )
 
     # Model
-    serving: str = Field("127.0.0.1:8500", description="HOST:PORT of the TensorFlow Serving server")
+    serving: str = Field(default="127.0.0.1:8500", description="HOST:PORT of the TensorFlow Serving server")
     model_name: str = Field(
-        "ssd", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="model name at the server"
+        default="ssd", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="model name at the server"
     )
-    model_version: int = Field(1, ge=1, description="model version at the server")
+    model_version: int = Field(default=1, ge=1, description="model version at the server")
     model_profile: str | None = Field(
-        None, description="path of a reelscan.json, or the name of a built-in profile"
+        default=None, description="path of a reelscan.json, or the name of a built-in profile"
     )
-    batch_size: int = Field(8, ge=1, le=256, description="frames a request, where the model's batch is free")
-    requests_in_flight: int = Field(3, ge=1, le=64, description="requests under way at once")
-    decode_threads: int = Field(0, ge=0, le=64, description="decoder threads; 0 is one per core")
+    batch_size: int = Field(default=8, ge=1, le=256, description="frames a request, where the model's batch is free")
+    requests_in_flight: int = Field(default=3, ge=1, le=64, description="requests under way at once")
+    decode_threads: int = Field(default=0, ge=0, le=64, description="decoder threads; 0 is one per core")
 
     # Limits on what comes from outside
-    max_message_bytes: int = Field(
-        65536, ge=1, le=1 << 20, description="bytes of a message on the task queue"
-    )
-    max_records: int = Field(10, ge=1, le=100, description="records of one S3 event notification")
-    max_object_bytes: int = Field(200 * GIB, ge=1, description="bytes of a video")
-    max_duration_seconds: float = Field(172800, gt=0, description="seconds of a video")
-    max_pixels: int = Field(8192 * 4352, ge=1, description="pixels of a picture")
-    max_video_frames: int = Field(10_000_000, ge=1, description="frames of a video")
-    max_chunks: int = Field(300, ge=1, le=1000, description="chunks of a run")
-    max_detections: int = Field(100, ge=1, le=10_000, description="detections kept of a frame")
+    max_message_bytes: int = Field(default=65536, ge=1, le=1 << 20, description="bytes of a message on the task queue")
+    max_records: int = Field(default=10, ge=1, le=100, description="records of one S3 event notification")
+    max_object_bytes: int = Field(default=200 * GIB, ge=1, description="bytes of a video")
+    max_duration_seconds: float = Field(default=172800, gt=0, description="seconds of a video")
+    max_pixels: int = Field(default=8192 * 4352, ge=1, description="pixels of a picture")
+    max_video_frames: int = Field(default=10_000_000, ge=1, description="frames of a video")
+    max_chunks: int = Field(default=300, ge=1, le=1000, description="chunks of a run")
+    max_detections: int = Field(default=100, ge=1, le=10_000, description="detections kept of a frame")
 
     # Time limits, each of which ends a wait
-    ready_timeout_seconds: float = Field(300, gt=0, description="until the model is AVAILABLE")
-    rpc_timeout_seconds: float = Field(60, gt=0, description="of one request to the model server")
+    ready_timeout_seconds: float = Field(default=300, gt=0, description="until the model is AVAILABLE")
+    rpc_timeout_seconds: float = Field(default=60, gt=0, description="of one request to the model server")
     unavailable_timeout_seconds: float = Field(
-        300, gt=0, description="of backing off while the server is UNAVAILABLE"
+        default=300, gt=0, description="of backing off while the server is UNAVAILABLE"
     )
-    storage_timeout_seconds: float = Field(120, gt=0, description="of one S3 request with its retries")
-    plan_timeout_seconds: float = Field(3600, gt=0, description="of indexing a video")
-    chunk_timeout_seconds: float = Field(7200, gt=0, description="of analysing one chunk")
-    job_timeout_seconds: float = Field(21600, gt=0, description="of one task on one machine")
-    worker_start_seconds: float = Field(10, gt=0, description="what starting the worker of a chunk costs")
+    storage_timeout_seconds: float = Field(default=120, gt=0, description="of one S3 request with its retries")
+    queue_timeout_seconds: float = Field(default=60, gt=0, description="of one SQS request with its retries")
+    plan_timeout_seconds: float = Field(default=3600, gt=0, description="of indexing a video")
+    chunk_timeout_seconds: float = Field(default=7200, gt=0, description="of analysing one chunk")
+    job_timeout_seconds: float = Field(default=21600, gt=0, description="of one task on one machine")
+    worker_start_seconds: float = Field(default=10, gt=0, description="what starting the worker of a chunk costs")
     lease_seconds: float = Field(
-        60, gt=0, description="after which the lease of a silent computation is taken over"
+        default=60, gt=0, description="after which the lease of a silent computation is taken over"
     )
     resend_after_seconds: float = Field(
-        120, ge=0, description="after which an entry of the ledger without .sent is sent by another"
+        default=120, ge=0, description="after which an entry of the ledger without .sent is sent by another"
     )
 
     @classmethod

@@ -31,7 +31,7 @@ class InputSpec:
     batch_size: int | None
     """Frames in every request; None: the model takes any number."""
     outputs: tuple[str, ...]
-    """Names of the outputs to ask for."""
+    """Names of the outputs to ask for: boxes, scores, classes and, where the profile has one, the count."""
     is_free_size: bool
     """Whether the signature leaves the size free."""
 
@@ -85,9 +85,7 @@ def check_signature(signature: Any, profile: ModelProfile, model: str) -> InputS
         dtype=dtype,
         batch_size=batch,
         outputs=tuple(
-            output
-            for output in (chosen.boxes, chosen.scores, chosen.classes, chosen.count)
-            if output is not None
+            output for output in (chosen.boxes, chosen.scores, chosen.classes, chosen.count) if output is not None
         ),
         is_free_size=width is None or height is None,
     )
@@ -137,8 +135,7 @@ def _check_outputs(signature: Any, profile: ModelProfile, misfit: Any) -> None:
             continue
         if name not in signature.outputs:
             raise misfit(
-                f"the profile's outputs.{role} is {name!r}, "
-                f"the server's outputs are {_listed(signature.outputs)}",
+                f"the profile's outputs.{role} is {name!r}, the server's outputs are {_listed(signature.outputs)}",
                 "name the server's output in the model profile (reelscan.json)",
             )
         info = signature.outputs[name]

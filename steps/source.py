@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -72,18 +73,19 @@ class FileSource:
         with self._reporting():
             if self._path.is_dir():
                 raise NotAVideoError(f"{self._path}: is a folder; name a video file")
-            self._file = self._path.open("rb", buffering=0)
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._descriptor)
             self.identity = self._identify()
 
     def read(self, offset: int, length: int) -> bytes:
         with self._reporting():
-            data = os.pread(self._file.fileno(), length, offset)
+            data = os.pread(self._descriptor, length, offset)
             if self._identify() != self.identity:
                 raise ObjectChangedError(f"{self._path}: was changed while it was read; run again")
         return data
 
     def _identify(self) -> SourceIdentity:
-        status = os.fstat(self._file.fileno())
+        status = os.fstat(self._descriptor)
         return SourceIdentity(
             bucket=None,
             key=str(self._path),

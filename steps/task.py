@@ -13,6 +13,7 @@ from steps.errors import AccessDeniedError, InvalidTaskError
 from steps.options import Options, describe
 from steps.settings import Settings
 
+MAX_BUCKET_BYTES = 255
 MAX_KEY_BYTES = 1024
 MAX_ID_BYTES = 256
 
@@ -51,6 +52,10 @@ class Received:
     """A message with this task alone, fit for the dead-letter queue."""
     task: Task | None = None
     error: InvalidTaskError | AccessDeniedError | None = None
+    id: str | None = None
+    """The sender's own token, where it can be read even though the task is wrong."""
+    place: tuple[str, str] | None = None
+    """Bucket and object, likewise."""
 
 
 def parse_message(body: bytes, message_id: str, settings: Settings) -> list[Received]:
@@ -121,9 +126,7 @@ def check_source(bucket: str, key: str, settings: Settings) -> None:
     """
     url = f"s3://{bucket}/{key}"
     if settings.results and (url + "/").startswith(settings.results.rstrip("/") + "/"):
-        raise AccessDeniedError(
-            f"{url[:200]}: lies among the results ({settings.results}), which are no input"
-        )
+        raise AccessDeniedError(f"{url[:200]!r} lies among the results ({settings.results}), which are no input")
     for pattern in settings.allowed_sources:
         if pattern.endswith("*"):
             allowed = url.startswith(pattern[:-1])
@@ -132,29 +135,36 @@ def check_source(bucket: str, key: str, settings: Settings) -> None:
         if allowed:
             return
     raise AccessDeniedError(
-        f"{url[:200]}: outside the allowed sources {', '.join(settings.allowed_sources)}; "
+        f"{url[:200]!r} is outside the allowed sources {', '.join(settings.allowed_sources)}; "
         "REELSCAN_ALLOWED_SOURCES of the deployment lists them"
     )
 
 
 def _receive(task_id: str, body: str, fields: dict[str, Any], settings: Settings) -> Received:
+    sender_id = _readable(fields.get("id"), MAX_ID_BYTES)
+    bucket, key = _readable(fields.get("bucket"), MAX_BUCKET_BYTES), _readable(fields.get("object"), MAX_KEY_BYTES)
+    place = None if bucket is None or key is None else (bucket, key)
     try:
-        return Received(task_id, body, task=make_task(fields, settings))
+        return Received(task_id, body, task=make_task(fields, settings), id=sender_id, place=place)
     except (InvalidTaskError, AccessDeniedError) as error:
-        return Received(task_id, body, error=error)
+        return Received(task_id, body, error=error, id=sender_id, place=place)
+
+
+def _readable(value: Any, limit_bytes: int) -> str | None:
+    """The value if it is text within a limit."""
+    try:
+        return value if isinstance(value, str) and len(value.encode()) <= limit_bytes else None
+    except UnicodeEncodeError:
+        return None
 
 
 def _load(body: bytes, settings: Settings) -> dict[str, Any]:
     if len(body) > settings.max_message_bytes:
-        raise InvalidTaskError(
-            f"the message holds {len(body)} bytes, allowed are {settings.max_message_bytes}"
-        )
+        raise InvalidTaskError(f"the message holds {len(body)} bytes, allowed are {settings.max_message_bytes}")
     try:
         document = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
-        raise InvalidTaskError(
-            f"the message is not UTF-8: byte {error.start} is {body[error.start]:#04x}"
-        ) from error
+        raise InvalidTaskError(f"the message is not UTF-8: byte {error.start} is {body[error.start]:#04x}") from error
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidTaskError(

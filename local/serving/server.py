@@ -23,7 +23,7 @@ from local.serving.status import ServingError
 from steps.errors import UsageError
 from steps.stubs import add_ModelServiceServicer_to_server, add_PredictionServiceServicer_to_server
 
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 8.0
 """How long `stop` lets requests finish."""
 
 _OTHER_THREADS = 16  # for status, metadata and health, however many requests wait
@@ -78,9 +78,9 @@ class ModelServer:
         self._rest: RestServer | None = None
         rest_listener = None if rest_port is None else _listen(host, rest_port)
         try:
-            _listen(host, port).close()  # gRPC says only "Failed to bind", and logs lines of its own
+            _listen(host, port).close()  # says why it cannot; gRPC only logs lines of its own
             self._grpc = grpc.server(self._threads, options=_OPTIONS)
-            self.address = f"{host}:{self._grpc.add_insecure_port(f'{host}:{port}')}"
+            self.address = f"{host}:{_add_port(self._grpc, host, port)}"
         except BaseException:
             if rest_listener is not None:
                 rest_listener.close()
@@ -169,6 +169,13 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UsageError(
             f"cannot listen at {host}:{port} ({problem}): choose another port, or 0 for a free one"
         ) from None
+
+
+def _add_port(server: grpc.Server, host: str, port: int) -> int:
+    try:
+        return server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as problem:
+        raise UsageError(f"gRPC cannot listen at {host}:{port} ({problem}): choose another port") from None
 
 
 class _PredictionService:

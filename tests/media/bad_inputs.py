@@ -35,7 +35,7 @@ MAX_PIXELS_OF_MAKER = {"max_pixels": "1000000"}
 NOT_A_VIDEO, UNSUPPORTED, TOO_LARGE = ("not_a_video",), ("unsupported",), ("too_large",)
 NO_SIZE = ("too_large", "unsupported")
 
-MakeBad = Callable[[ClipLibrary, Path], None]
+MakeBad = Callable[[ClipLibrary, Path], object]
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class BadInputLibrary:
 
 
 def _text(text: str) -> MakeBad:
-    return lambda _, path: path.write_text(text) and None
+    return lambda _, path: path.write_text(text)
 
 
 def _picture(encoder: str, pixel_format: str) -> MakeBad:
-    return lambda _, path: path.write_bytes(encode_picture(encoder, pixel_format, number=1)) and None
+    return lambda _, path: path.write_bytes(encode_picture(encoder, pixel_format, number=1))
 
 
 def _still(video: Video) -> MakeBad:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .codec_clips import FRAMES, NTSC, PAL, VPX_FRAMES, encoded, h264, mpeg2, remuxed
 from .library import ClipLibrary, Shape
-from .patches import edit_list, edit_moov, replace_box
+from .patches import edit_list, edit_moov, forget_cluster_sizes, replace_box
 from .writer import encode_picture, packets_of, remux, write_video
 
 DAY_AND_2_HOURS = Fraction(26 * 3600)
@@ -71,6 +71,11 @@ def _cover_picture(clips: ClipLibrary, path: Path) -> None:
             container.mux(packet)
 
 
+def _live(clips: ClipLibrary, path: Path) -> None:
+    remux(clips.path("vp9.webm"), path, muxer="webm", options={"live": "1"}, one_way=True)
+    path.write_bytes(forget_cluster_sizes(path.read_bytes()))
+
+
 def _concatenated(clips: ClipLibrary, path: Path) -> None:
     path.write_bytes(clips.path("h264_closed_gop.ts").read_bytes() * 2)
 
@@ -105,7 +110,7 @@ CONTAINER_SHAPES: dict[str, Shape] = {
         notes="written to a pipe: no duration, no index",
     ),
     "vp9_live.webm": Shape(
-        make=lambda clips, path: remux(clips.path("vp9.webm"), path, muxer="webm", options={"live": "1"}, one_way=True),
+        make=_live,
         container="matroska",
         codec="vp9",
         numbers=VPX_FRAMES,
@@ -158,7 +163,7 @@ CONTAINER_SHAPES: dict[str, Shape] = {
         codec="h264",
         numbers=[*range(75, 165), *range(195, 285)],
         fps=Fraction(30),
-        notes="two parts shown one after the other, each from mid-GOP: discarded packets share their pts with kept ones",
+        notes="two parts, each from mid-GOP: discarded packets share their pts with kept ones",
     ),
     "h264_delayed.mp4": encoded("mov", "h264", h264(pts=range(60, 361)), "an empty edit: starts 2 s into the movie"),
     **{

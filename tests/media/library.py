@@ -20,7 +20,7 @@ class FileStore:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def get(self, name: str, make: Callable[[Path], None]) -> Path:
+    def get(self, name: str, make: Callable[[Path], object]) -> Path:
         """The file `name`, made by `make(path)` beside its place and then renamed, so that it is whole or absent."""
         path = self._folder / name
         if not path.exists():
@@ -73,6 +73,10 @@ class Clip:
     def reference(self) -> list[ReferenceFrame]:
         """Its displayed frames by a plain decode from start to end."""
         return reference_frames(self.path)
+
+    def number_at(self, seconds: Fraction) -> int:
+        """The number that the unbroken video shows in the frame nearest to a time; of two the first."""
+        return min(zip(self.times, self.numbers, strict=True), key=lambda shown: abs(shown[0] - seconds))[1]
 
 
 class ClipLibrary:

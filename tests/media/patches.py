@@ -11,6 +11,7 @@ import numpy as np
 TS_PACKET = 188
 TS_SYNC = 0x47
 CONTAINER_BOXES = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"dinf"}
+CLUSTER_ID = b"\x1f\x43\xb6\x75"
 VP8_SHOW_FRAME = 0x10
 VOP_START_CODE = b"\x00\x00\x01\xb6"
 
@@ -73,7 +74,7 @@ def edit_list_entries(moov: Box) -> list[tuple[int, int]]:
     """The entries of the first track's edit list, as `edit_list` takes them."""
     payload = moov.find(b"trak", b"edts", b"elst").payload
     (count,) = struct.unpack_from(">I", payload, 4)
-    return [struct.unpack_from(">Ii", payload, 8 + 12 * index) for index in range(count)]  # type: ignore[misc]
+    return [struct.unpack_from(">Ii", payload, 8 + 12 * index) for index in range(count)]
 
 
 def damage(data: bytes, first: int, last: int) -> bytes:
@@ -156,6 +157,27 @@ def claim_avi_size(data: bytes, width: int, height: int) -> bytes:
     while at >= 0:
         struct.pack_into(">HH", patched, at + len(start_of_frame), height, width)
         at = patched.find(start_of_frame, at + 1)
+    return bytes(patched)
+
+
+def ebml_number(data: bytes, at: int) -> tuple[int, int]:
+    """A variable-length number of Matroska with its length marker taken off, and how many bytes it takes."""
+    width = 9 - data[at].bit_length()
+    return int.from_bytes(data[at : at + width]) & ((1 << 7 * width) - 1), width
+
+
+def forget_cluster_sizes(data: bytes) -> bytes:
+    """A Matroska file whose clusters are of unknown size (all bits set), as live senders write them."""
+    patched = bytearray(data)
+    size, width = ebml_number(data, 4)
+    at = 4 + width + size  # behind the EBML header
+    at += 4 + ebml_number(data, at + 4)[1]  # into the segment
+    while at < len(data):
+        _, id_width = ebml_number(data, at)
+        size, width = ebml_number(data, at + id_width)
+        if data[at : at + id_width] == CLUSTER_ID:
+            patched[at + id_width : at + id_width + width] = bytes([0xFF >> (width - 1)]) + b"\xff" * (width - 1)
+        at += id_width + width + size
     return bytes(patched)
 
 

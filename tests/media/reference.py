@@ -76,14 +76,15 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> I
 def _planes(frame: av.VideoFrame) -> list[npt.NDArray[np.uint8]]:
     """The bytes of the visible samples of each plane, without the padding of its rows."""
     sample_bytes = 2 if frame.format.components[0].bits > 8 else 1
-    rows = [np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size) for plane in frame.planes]
+    planes: tuple[Any, ...] = frame.planes  # PyAV's types leave out that a plane is a buffer
+    rows = [np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size) for plane in planes]
     return [
         np.ascontiguousarray(samples[:, : plane.width * sample_bytes])
-        for samples, plane in zip(rows, frame.planes, strict=True)
+        for samples, plane in zip(rows, planes, strict=True)
     ]
 
 
-def _luma(frame: av.VideoFrame) -> Luma:
+def stored_luma(frame: av.VideoFrame) -> Luma:
     """The luma plane of a planar YUV frame as 8 bit."""
     bits = frame.format.components[0].bits
     luma = _planes(frame)[0]
@@ -95,7 +96,8 @@ def _displayed(stored: Luma, frame: av.VideoFrame) -> Luma:
 
     The matrix takes x, y (y down) to a x + c y, b x + d y; only quarter turns and mirrors are known here.
     """
-    matrices = [bytes(data) for data in list(frame.side_data) if data.type.name == "DISPLAYMATRIX"]
+    side_data: list[Any] = list(frame.side_data)
+    matrices = [bytes(data) for data in side_data if data.type.name == "DISPLAYMATRIX"]
     if not matrices:
         return stored
     a, b, _, c, d, *_ = struct.unpack("<9i", matrices[0])
@@ -106,12 +108,12 @@ def _displayed(stored: Luma, frame: av.VideoFrame) -> Luma:
 def _md5(frame: av.VideoFrame) -> str:
     digest = hashlib.md5(f"{frame.format.name} {frame.width}x{frame.height}".encode(), usedforsecurity=False)
     for plane in _planes(frame):
-        digest.update(plane)
+        digest.update(plane.tobytes())
     return digest.hexdigest()
 
 
 def _reference_frame(ordinal: int, frame: av.VideoFrame) -> dict[str, Any]:
-    picture = _displayed(_luma(frame), frame)
+    picture = _displayed(stored_luma(frame), frame)
     return {
         "ordinal": ordinal,
         "number_in_picture": read_number(picture),
@@ -138,15 +140,15 @@ def reference_frames(path: Path) -> list[ReferenceFrame]:
         for ordinal, frame in enumerate(_decode(container, stream)):
             times.append(frame.pts)
             found.append(_reference_frame(ordinal, frame))
-        time_base, rate = stream.time_base, stream.average_rate
+        time_base, rate = Fraction(stream.time_base or 0), stream.average_rate
         if container.format.name == "avi":
             times.sort(key=lambda pts: -1 if pts is None else pts)
     frames = []
     for pts, fields in zip(times, found, strict=True):
         if pts is None or times[0] is None:
-            time_seconds = fields["ordinal"] / Fraction(rate)
+            time_seconds = fields["ordinal"] / Fraction(rate or 0)
         else:
-            time_seconds = (pts - times[0]) * Fraction(time_base)
+            time_seconds = (pts - times[0]) * time_base
         frames.append(ReferenceFrame(pts=pts, time_seconds=time_seconds, **fields))
     return frames
 

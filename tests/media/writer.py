@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 import numpy as np
@@ -72,8 +72,9 @@ def frame_of(luma: Luma, pixel_format: str) -> av.VideoFrame:
     height, width = luma.shape
     frame = av.VideoFrame(width, height, pixel_format)
     extra_bits = frame.format.components[0].bits - 8
-    dtype = np.uint16 if extra_bits else np.uint8
-    for index, plane in enumerate(frame.planes):
+    dtype: Any = np.uint16 if extra_bits else np.uint8
+    planes: tuple[Any, ...] = frame.planes  # PyAV's types leave out that a plane is a buffer
+    for index, plane in enumerate(planes):
         samples = np.frombuffer(plane, dtype).reshape(plane.height, -1)
         if index == 0:
             samples[:, :width] = luma.astype(dtype) << extra_bits
@@ -84,7 +85,7 @@ def frame_of(luma: Luma, pixel_format: str) -> av.VideoFrame:
 
 def encode_picture(encoder: str, pixel_format: str, *, number: int, width: int = 320, height: int = 180) -> bytes:
     """One picture on its own, as an image file of `encoder` holds it."""
-    context = av.CodecContext.create(encoder, "w")
+    context: Any = av.CodecContext.create(encoder, "w")
     context.width, context.height, context.pix_fmt, context.time_base = width, height, pixel_format, Fraction(1, 25)
     frame = frame_of(draw_picture(number, width, height), "yuv420p").reformat(format=pixel_format)
     return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
@@ -121,7 +122,7 @@ def write_video(
     """Encodes `videos`, a stream each, with a tone of encoder `audio` interleaved; the muxer by the name's end."""
     with av.open(str(path), "w", format=muxer, container_options=dict(options or {})) as container:
         streams = [_add_video(container, video) for video in videos]
-        sound = container.add_stream(audio, rate=SAMPLE_RATE, layout="mono") if audio else None
+        sound: Any = container.add_stream(audio, rate=SAMPLE_RATE, layout="mono") if audio else None
         sample = 0
         for frames in zip(*(video.frames() for video in videos), strict=True):
             while sound is not None and Fraction(sample, SAMPLE_RATE) <= frames[0].pts * frames[0].time_base:
@@ -136,7 +137,7 @@ def write_video(
 def write_audio(path: Path, encoder: str, seconds: int) -> None:
     """A tone without any picture."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(encoder, rate=SAMPLE_RATE, layout="mono")
+        stream: Any = container.add_stream(encoder, rate=SAMPLE_RATE, layout="mono")
         for first in range(0, seconds * SAMPLE_RATE, AUDIO_SAMPLES):
             container.mux(stream.encode(_tone(first)))
         container.mux(stream.encode(None))
@@ -144,13 +145,14 @@ def write_audio(path: Path, encoder: str, seconds: int) -> None:
 
 def packets_of(stream: av.VideoStream) -> Iterator[av.Packet[av.VideoStream]]:
     """The packets of a stream in the order of the file, without the empty one at the end."""
-    return (packet for packet in stream.container.demux(stream) if packet.size)
+    container = cast(av.container.InputContainer, stream.container)
+    return (packet for packet in container.demux(stream) if packet.size)
 
 
 def packet_positions(path: Path) -> list[int]:
     """Where in the file the packets of its first video stream lie, in the order of the file."""
     with av.open(str(path)) as container:
-        return [packet.pos for packet in packets_of(container.streams.video[0])]
+        return [packet.pos for packet in packets_of(container.streams.video[0]) if packet.pos is not None]
 
 
 def patch_packets(source: Path, path: Path, patches: Mapping[int, Callable[[bytes], bytes]]) -> None:

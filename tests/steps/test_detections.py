@@ -15,9 +15,7 @@ from steps.errors import ModelMismatchError
 from steps.profile import ModelProfile
 
 
-def profile_of(
-    box_format="ymin_xmin_ymax_xmax_normalized", *, count=None, offset=0, **of_input
-) -> ModelProfile:
+def profile_of(box_format="ymin_xmin_ymax_xmax_normalized", *, count=None, offset=0, **of_input) -> ModelProfile:
     return ModelProfile.model_validate(
         {
             "input": {"name": "input_tensor", **of_input},
@@ -168,9 +166,7 @@ def test_nothing_found_is_an_empty_list():
 @given(
     st.integers(1, 8192),
     st.integers(1, 8192),
-    st.lists(
-        st.tuples(*[st.floats(-2, 3, width=32)] * 4, st.floats(0, 1, width=32), st.integers(0, 5)), max_size=8
-    ),
+    st.lists(st.tuples(*[st.floats(-2, 3, width=32)] * 4, st.floats(0, 1, width=32), st.integers(0, 5)), max_size=8),
 )
 def test_a_box_lies_inside_the_picture_to_a_tenth_of_a_pixel(width, height, rows):
     outputs = outputs_of(*[(row[4], row[5], row[:4]) for row in rows])

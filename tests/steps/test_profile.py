@@ -186,9 +186,7 @@ SIDE = st.integers(1, 8192)
 
 
 @given(SIDE, SIDE, st.integers(1, 2000), st.integers(1, 2000))
-def test_a_letterbox_touches_two_sides_and_keeps_the_aspect_ratio(
-    picture_width, picture_height, width, height
-):
+def test_a_letterbox_touches_two_sides_and_keeps_the_aspect_ratio(picture_width, picture_height, width, height):
     profile = InputProfile(name="x", width=width, height=height, resize="letterbox")
     place = profile.placement(picture_width, picture_height, width, height)
     assert 0 < place.width <= width

@@ -536,8 +536,10 @@ def response_of(**outputs: np.ndarray) -> stubs.PredictResponse:
     ("response", "words"),
     [
         (response_of(boxes=np.zeros((2, 1, 4))), "lacks the output 'scores'"),
-        (response_of(boxes=np.zeros((1, 1, 4)), scores=np.zeros((1, 1))), r"shape \[1, 1, 4\] for 2 frames"),
-        (response_of(boxes=np.zeros(()), scores=np.zeros((2, 1))), r"shape \[\] for 2 frames"),
+        (response_of(boxes=np.zeros((1, 1, 4)), scores=np.zeros((1, 1))), r"shape \[1, 1, 4\], not \[2, 1, 4\]"),
+        (response_of(boxes=np.zeros((2, 8)), scores=np.zeros((2, 2))), r"shape \[2, 8\], not \[2, N, 4\]"),
+        (response_of(boxes=np.zeros((2, 3, 4)), scores=np.zeros((2, 2))), r"shape \[2, 2\], not \[2, 3\]"),
+        (response_of(boxes=np.zeros((2, 3, 4)), scores=np.zeros(())), r"shape \[\], not \[2, 3\]"),
         (
             stubs.PredictResponse(outputs={"boxes": stubs.TensorProto(dtype=7)}),
             "'boxes' cannot be read: elements are DT_STRING",

@@ -45,6 +45,15 @@ def health(address: str, service: str = "") -> int:
         return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=DEADLINE_SECONDS).status
 
 
+def accepts(target: Target) -> bool:
+    """Whether the server takes requests."""
+    try:
+        return bool(target.status(target.spec()))
+    except grpc.RpcError as refusal:
+        assert refusal.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017 (anything else is a failure)
+        return False
+
+
 def occupy(gated: GatedBackend, server: ModelServer, target: Target, waiting: int) -> list[grpc.Future]:
     """One request that computes, and so many that wait; their frames are marked 0, 1, 2..."""
     calls = [start(target, 0)]
@@ -101,7 +110,8 @@ def test_stop_finishes_what_is_in_flight_and_takes_no_more(gated: GatedBackend) 
         ended: list[bool] = []
         stopping = threading.Thread(target=lambda: ended.append(server.stop(DEADLINE_SECONDS)))
         stopping.start()
-        until(lambda: start(target, 9).code() is grpc.StatusCode.UNAVAILABLE)
+        until(lambda: not accepts(target))
+        assert start(target, 9).code() is grpc.StatusCode.UNAVAILABLE
         gated.gate.set()
         assert [call.code() for call in calls] == [grpc.StatusCode.OK] * 2
         stopping.join(DEADLINE_SECONDS)

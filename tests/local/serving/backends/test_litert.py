@@ -76,7 +76,7 @@ def test_a_frame_is_answered_the_same_in_any_batch_and_beside_other_requests(mod
 def test_a_file_that_is_no_model_is_a_mismatch(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.tflite"
     path.write_bytes(content)
-    with pytest.raises(ModelMismatchError, match="broken.tflite is no model that LiteRT can load"):
+    with pytest.raises(ModelMismatchError, match=r"broken\.tflite is no model that LiteRT can load"):
         LiteRTBackend(path, threads=1)
 
 
@@ -92,5 +92,5 @@ def test_a_model_with_other_outputs_is_no_detection_model(tmp_path: Path) -> Non
     path.write_bytes(
         default_model().read_bytes().replace(b"TFLite_Detection_PostProcess:3", b"Something_Else_Is_In_Its_Place")
     )
-    with pytest.raises(ModelMismatchError, match="no detection model: its outputs are .*Something_Else"):
+    with pytest.raises(ModelMismatchError, match=r"no detection model: its outputs are .*Something_Else"):
         LiteRTBackend(path, threads=1)

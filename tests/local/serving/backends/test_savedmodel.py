@@ -87,7 +87,7 @@ def test_a_saved_model_is_served_over_grpc(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as server:
         try:
             ready = server.stdout.readline()
-            assert f"(TensorFlow " in ready
+            assert "(TensorFlow " in ready
             with connected(ready.split(" on grpc ")[1].split(",")[0], "ssd") as target:
                 frames = np.stack([np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)])
                 answer = target.predict(target.request({"input_tensor": frames}))

@@ -1,0 +1,1 @@
+"""`reelscan run`, `up` and `send`: their flags, and what they print."""

@@ -1,0 +1,54 @@
+"""`reelscan up`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+
+import click
+
+from local.commands.flags import DEFAULT_PORT, jobs_flag, model_path_flag, model_profile_flag, port_flag, serving_flag
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Stop when the task queue is empty.")
+@port_flag
+@serving_flag
+@model_path_flag
+@model_profile_flag
+@jobs_flag
+def up(
+    *, once: bool, port: int, serving: str | None, model_path: str | None, model_profile: str | None, jobs: int
+) -> None:
+    """Run the service on this machine: tasks from a queue, results to S3, a message for each to a queue.
+
+    With REELSCAN_TASK_QUEUE and the other variables of a deployment set, it works for that one; without, it starts an
+    S3 and an SQS of its own on 127.0.0.1, which hold everything in memory.
+    """
+    from rich.console import Console
+
+    from local.aws import create_resources, embedded_aws, use_embedded_aws
+    from local.model_server import choose_server
+    from local.service import Service
+    from local.view import JobView
+    from steps.options import Options
+    from steps.settings import Settings
+
+    Options.defaults()  # a wrong variable is told now, not at the first task
+    with ExitStack() as stack:
+        if not os.environ.get("REELSCAN_TASK_QUEUE"):
+            stack.enter_context(embedded_aws(port))
+            create_resources(port)
+            use_embedded_aws(port)
+            click.echo(f"S3 and SQS   {os.environ['AWS_ENDPOINT_URL']}, in memory until this stops")
+        settings = Settings.from_environment(model_profile=model_profile)
+        server, settings = choose_server(serving, model_path, settings)
+        running = stack.enter_context(server)
+        view = stack.enter_context(JobView(Console(stderr=True)))
+        service = Service(settings, running, view, processes=jobs)
+        click.echo(f"model        {settings.model_name} version {settings.model_version} at {running.address()}")
+        click.echo(f"tasks from   {settings.task_queue}")
+        click.echo(f"results to   {settings.results}")
+        port_argument = "" if port == DEFAULT_PORT else f" --port {port}"
+        click.echo(f"send a task  reelscan send{port_argument} VIDEO --wait")
+        service.serve(once=once)

@@ -1,0 +1,103 @@
+"""Reports a message's tasks that failed: what is run when a step gave up, and when a message never held a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from steps.completed import StepError, completed_from_error
+from steps.errors import ERROR_CODES, ReelscanError
+from steps.ledger import Outbox, Outcome
+from steps.plan import PLAN_KEY, Plan
+from steps.task import Received, parse_message
+
+if TYPE_CHECKING:
+    from steps.settings import Settings
+    from steps.store import Store
+
+
+@dataclass(frozen=True)
+class TaskError:
+    """Why a step gave up."""
+
+    error: StepError
+    task_id: str | None = None
+    """The task that it is about; None: any task of the message."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A task of the message, and what became of reporting it."""
+
+    received: Received
+    outcome: Outcome
+
+
+def finish(
+    body: bytes,
+    message_id: str,
+    errors: Sequence[TaskError],
+    settings: Settings,
+    outbox: Outbox,
+    *,
+    received_at: datetime,
+    attempt: int = 1,
+    workflow: str | None = None,
+    run: Store | None = None,
+    wait: bool = False,
+) -> list[Finished]:
+    """Report every task of a message as `failed`, unless the ledger has an entry of it, which is then seen to be sent.
+
+    The video is not looked at, so nothing about it can keep this from reporting. Calling again is harmless.
+
+    Args:
+        body: The message as it came, whatever it holds.
+        message_id: Its id, from which the tasks' ids are made.
+        errors: Of the steps, in any order. Without any that fits, the code is `internal`.
+        settings: The deployment's.
+        outbox: To report by.
+        received_at: When the message was received.
+        attempt: Only `argo retry` begins another than the first.
+        workflow: Name of the Workflow, if there is one.
+        run: Store of the tasks' RUN, if it came that far: the message then has what its plan tells.
+        wait: Whether to wait for another who is reporting the same task.
+
+    Raises:
+        OutsideError: S3 or SQS failed; call again.
+    """
+    plan = None if run is None else _plan_of(run)
+    finished = []
+    for received in parse_message(body, message_id, settings):
+        outcome = outbox.resume(received.task_id, received.body, attempt, wait=wait)
+        if outcome is None:
+            completed = completed_from_error(
+                received,
+                _error_of(received, errors),
+                received_at=received_at,
+                attempt=attempt,
+                workflow=workflow,
+                plan=plan if received.task is not None else None,
+            )
+            outcome = outbox.report(completed, received.body, wait=wait)
+        finished.append(Finished(received, outcome))
+    return finished
+
+
+def _error_of(received: Received, errors: Sequence[TaskError]) -> StepError:
+    """The most telling error: codes come in the contract's order, the unspecific ones last."""
+    if received.error is not None:
+        return StepError.of(received.error, "plan")
+    fitting = [about.error for about in errors if about.task_id in (None, received.task_id)]
+    if not fitting:
+        return StepError.make(ReelscanError.code, "the task ended without a result, and no step said why", "finish")
+    return min(fitting, key=lambda error: ERROR_CODES.index(error.code))
+
+
+def _plan_of(run: Store) -> Plan | None:
+    """The plan, as far as it can be had: a report must not fail for the lack of it."""
+    try:
+        return Plan.model_validate_json(run.get(PLAN_KEY).data)
+    except (ReelscanError, ValueError):
+        return None

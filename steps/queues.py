@@ -1,0 +1,313 @@
+"""Queues of Amazon SQS, through boto3.
+
+A queue is given by name or URL. `AWS_ENDPOINT_URL` and the other usual AWS variables apply.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from steps.errors import AccessDeniedError, OutsideError, QueueError, ReelscanError, UsageError
+from steps.settings import ENVIRONMENT_PREFIX, Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
+    from mypy_boto3_sqs.type_defs import MessageAttributeValueTypeDef, SendMessageRequestTypeDef
+
+MAX_BODY_BYTES = 250_000
+"""Of a message that is sent: a queue made before 2025 takes 256 KiB with its attributes."""
+MAX_ATTRIBUTE_CHARACTERS = 1000
+MAX_WAIT_SECONDS = 20
+"""SQS' own limit on waiting for a message."""
+MAX_VISIBILITY_SECONDS = 43200
+"""SQS' own limit on hiding a received message, counted from when it was received."""
+_ATTEMPTS = 3
+_LISTED_QUEUES = 10
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NO_QUEUE_CODES = ("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "InvalidAddress")
+_DENIED_CODES = (
+    "AccessDenied", "AccessDeniedException", "AuthFailure", "ExpiredToken", "InvalidAccessKeyId",
+    "InvalidClientTokenId", "MissingAuthenticationToken", "SignatureDoesNotMatch", "UnrecognizedClientException",
+)  # fmt: skip
+_LOST_RECEIPT_CODES = ("ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue")
+
+
+def escape_for_sqs(text: str) -> str:
+    r"""Write the characters that SQS refuses, those not allowed in XML, as JSON's `\uXXXX`.
+
+    In JSON they can only stand inside strings, where this means the same.
+    """
+    return _NOT_XML.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A received message. It is hidden from others until its visibility ends."""
+
+    id: str
+    body: str
+    receipt: str
+    receive_count: int
+    """How often it was received, this time included."""
+
+
+class ReceiptLostError(Exception):
+    """The message is no longer this receiver's: its visibility ended, or it was deleted."""
+
+
+class Queues:
+    """Sends to and receives from queues. One object may be used by several threads.
+
+    Every method raises UsageError if the queue does not exist, AccessDeniedError if SQS refuses, QueueError if it
+    cannot be reached, after `queue_timeout_seconds` at the latest.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clients: dict[bool, SQSClient] = {}
+        self._urls: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def url(self, queue: str) -> str:
+        """URL of a queue given by name; a URL is itself. Does not ask again for what it was told once."""
+        if "://" in queue:
+            return queue
+        if queue not in self._urls:
+            with self._reporting(queue):
+                self._urls[queue] = self._client().get_queue_url(QueueName=queue)["QueueUrl"]
+        return self._urls[queue]
+
+    def send(
+        self,
+        queue: str,
+        body: str,
+        attributes: Mapping[str, str] | None = None,
+        *,
+        group: str = "reelscan",
+        deduplication_id: str | None = None,
+    ) -> str:
+        """Send a message; gives its id.
+
+        What SQS would refuse is mended: characters outside XML are escaped, an empty body becomes `{}`, one
+        above `MAX_BODY_BYTES` is cut. A FIFO queue uses `group` and `deduplication_id` (or digests the body).
+        """
+        url = self.url(queue)
+        request: SendMessageRequestTypeDef = {"QueueUrl": url, "MessageBody": _fit_body(body)}
+        values = {name: _fit_attribute(value) for name, value in (attributes or {}).items()}
+        if values:
+            request["MessageAttributes"] = {name: _attribute(value) for name, value in values.items()}
+        if url.endswith(".fifo"):
+            request["MessageGroupId"] = group
+            if deduplication_id is not None:
+                request["MessageDeduplicationId"] = deduplication_id
+        with self._reporting(queue):
+            return self._client().send_message(**request)["MessageId"]
+
+    def receive(
+        self, queue: str, *, wait_seconds: float, visibility_seconds: float, max_messages: int = 1
+    ) -> list[Message]:
+        """Receive up to `max_messages` (at most 10), waiting for the first one (at most 20 s).
+
+        Each is hidden from others for `visibility_seconds`.
+        """
+        wait = max(0, min(round(wait_seconds), MAX_WAIT_SECONDS))
+        with self._reporting(queue):
+            answer = self._client(waits=wait > 0).receive_message(
+                QueueUrl=self.url(queue),
+                WaitTimeSeconds=wait,
+                VisibilityTimeout=_whole_seconds(visibility_seconds),
+                MaxNumberOfMessages=max_messages,
+                MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            )
+        return [
+            Message(
+                id=found["MessageId"],
+                body=found["Body"],
+                receipt=found["ReceiptHandle"],
+                receive_count=int(found["Attributes"]["ApproximateReceiveCount"]),
+            )
+            for found in answer.get("Messages", [])
+        ]
+
+    def delete(self, queue: str, receipt: str) -> None:
+        """Delete a received message. Raises ReceiptLostError."""
+        with self._reporting(queue, about_receipt=True):
+            self._client().delete_message(QueueUrl=self.url(queue), ReceiptHandle=receipt)
+
+    def set_visibility(self, queue: str, receipt: str, seconds: float) -> None:
+        """Hide a received message for so long from now on; 0 gives it back. Raises ReceiptLostError."""
+        with self._reporting(queue, about_receipt=True):
+            self._client().change_message_visibility(
+                QueueUrl=self.url(queue), ReceiptHandle=receipt, VisibilityTimeout=_whole_seconds(seconds)
+            )
+
+    def is_empty(self, queue: str) -> bool:
+        """Whether SQS knows of no message, neither visible nor hidden nor delayed. SQS counts approximately."""
+        names: list[QueueAttributeNameType] = [
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesNotVisible",
+            "ApproximateNumberOfMessagesDelayed",
+        ]
+        with self._reporting(queue):
+            answer = self._client().get_queue_attributes(QueueUrl=self.url(queue), AttributeNames=names)
+        return all(int(count) == 0 for count in answer["Attributes"].values())
+
+    def _client(self, *, waits: bool = False) -> SQSClient:
+        """A client; one that `waits` gives SQS time to wait for a message besides."""
+        with self._lock:
+            if waits not in self._clients:
+                self._clients[waits] = self._make_client(MAX_WAIT_SECONDS if waits else 0)
+            return self._clients[waits]
+
+    def _make_client(self, wait_seconds: float) -> SQSClient:
+        import boto3
+        from botocore.config import Config
+
+        request_seconds = self._settings.queue_timeout_seconds / _ATTEMPTS
+        connect_seconds = min(10.0, request_seconds / 2)
+        session = boto3.Session()
+        return session.client(
+            "sqs",
+            region_name=os.environ.get("AWS_REGION") or session.region_name or "us-east-1",
+            config=Config(
+                connect_timeout=connect_seconds,
+                read_timeout=request_seconds - connect_seconds + wait_seconds,
+                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            ),
+        )
+
+    @contextmanager
+    def _reporting(self, queue: str, *, about_receipt: bool = False) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if about_receipt and code.removeprefix("AWS.SimpleQueueService.") in _LOST_RECEIPT_CODES:
+                raise ReceiptLostError(str(error)) from error
+            raise self._meaning(queue, code, error) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise AccessDeniedError(f"queue {queue}: {error}; set AWS_ACCESS_KEY_ID or AWS_PROFILE") from error
+        except BotoCoreError as error:
+            raise QueueError(f"queue {queue}: SQS cannot be reached: {_line(error)}") from error
+
+    def _meaning(self, queue: str, code: str, error: Exception) -> ReelscanError:
+        if code in _NO_QUEUE_CODES:
+            return UsageError(
+                f"queue {queue[:200]!r} does not exist{self._others()}; create it or set {self._variable(queue)}"
+            )
+        if code.removeprefix("AWS.SimpleQueueService.") in _DENIED_CODES:
+            return AccessDeniedError(
+                f"queue {queue[:200]!r}: access is denied ({code}); check the credentials and the queue's policy"
+            )
+        return QueueError(f"queue {queue[:200]!r}: SQS failed: {_line(error)}")
+
+    def _others(self) -> str:
+        """Which queues there are, as part of a sentence; nothing if that cannot be found out."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            urls = self._client().list_queues(MaxResults=_LISTED_QUEUES).get("QueueUrls", [])
+        except (BotoCoreError, ClientError):
+            return ""
+        names = ", ".join(sorted(url.rpartition("/")[2] for url in urls))
+        return f" (there are: {names})" if names else " (there is none)"
+
+    def _variable(self, queue: str) -> str:
+        for name in ("task_queue", "completed_queue", "dead_letter_queue"):
+            if getattr(self._settings, name) == queue:
+                return ENVIRONMENT_PREFIX + name.upper()
+        return "another name"
+
+
+class VisibilityKeeper:
+    """Keeps a received message hidden while its task runs. A context manager with a thread.
+
+    The message is hidden for `seconds` from each renewal on, every third of that, and for `max_seconds` at most from
+    the start: then it is given up, so that a task that hangs is not kept from others for ever. A process that dies
+    stops renewing, and the message appears again.
+    """
+
+    def __init__(
+        self,
+        queues: Queues,
+        queue: str,
+        message: Message,
+        *,
+        seconds: float,
+        max_seconds: float,
+    ) -> None:
+        self._queues = queues
+        self._queue = queue
+        self._receipt = message.receipt
+        self._seconds = max(1.0, seconds)
+        self._max_seconds = min(max_seconds, float(MAX_VISIBILITY_SECONDS))
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="visibility", daemon=True)
+        self.lost = threading.Event()
+        """Set when the message may be received by others while this process still works on it."""
+
+    def __enter__(self) -> VisibilityKeeper:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        start = renewed = time.monotonic()
+        while not self._stopped.wait(self._seconds / 3):
+            now = time.monotonic()
+            left = start + self._max_seconds - now
+            if left <= 0:
+                self.lost.set()
+                return
+            try:
+                self._queues.set_visibility(self._queue, self._receipt, min(self._seconds, left))
+                renewed = now
+            except ReceiptLostError:
+                self.lost.set()
+                return
+            except OutsideError:
+                # SQS may answer again before the message appears; the next round tries.
+                if time.monotonic() > renewed + self._seconds:
+                    self.lost.set()
+            except ReelscanError:
+                self.lost.set()
+                return
+
+
+def _fit_body(body: str) -> str:
+    encoded = escape_for_sqs(body or "{}").encode()
+    return encoded[:MAX_BODY_BYTES].decode(errors="ignore")
+
+
+def _fit_attribute(value: str) -> str:
+    return escape_for_sqs(value)[:MAX_ATTRIBUTE_CHARACTERS] or "-"
+
+
+def _attribute(value: str) -> MessageAttributeValueTypeDef:
+    return {"DataType": "String", "StringValue": value}
+
+
+def _whole_seconds(seconds: float) -> int:
+    return max(0, min(math.ceil(seconds), MAX_VISIBILITY_SECONDS))
+
+
+def _line(error: Any) -> str:
+    return " ".join(str(error).split())[:300]
