@@ -7,6 +7,7 @@ on its own, and knows conditional writes. botocore lends its credentials where t
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from steps.settings import Settings
 
+_REQUEST_URL = re.compile(r"Error performing ([A-Z]+) \S+")
 _OWN_CHAIN_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
@@ -78,7 +80,8 @@ def translate(error: BaseException, url: str) -> ReelscanError:
 
     if isinstance(error, ReelscanError):
         return error
-    reason = str(error).partition("\n")[0][:300]
+    # The request's URL, which can be long, is known from `url`.
+    reason = _REQUEST_URL.sub(r"\1", str(error).partition("\n")[0])[:300]
     if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
         return NotFoundError(f"{url[:1200]} does not exist; check bucket and key")
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):

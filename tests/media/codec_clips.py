@@ -145,9 +145,7 @@ CODEC_SHAPES: dict[str, Shape] = {
     "mpeg2_interlaced.ts": encoded(
         "mpegts", "mpeg2video", mpeg2(interlaced=True, options=INTERLACED_MPEG2), "interlaced DCT and motion"
     ),
-    "mpeg4.avi": encoded(
-        "avi", "mpeg4", mpeg4(options={"g": "25", "b": "400k"}), "advanced simple profile, no B-frames"
-    ),
+    "mpeg4.avi": encoded("avi", "mpeg4", mpeg4(options={"g": "25", "b": "400k"}), "no B-frames"),
     "mpeg4_b_frames.avi": encoded("avi", "mpeg4", mpeg4(options={"g": "25", "bf": "2", "b": "400k"}), "with B-frames"),
     "mpeg4_not_coded.avi": Shape(
         make=_not_coded_mpeg4,

@@ -12,7 +12,6 @@ from .library import ClipLibrary, Shape
 from .patches import TS_PACKET, damage
 from .writer import packet_positions
 
-GOP = 30
 FIRST_DAMAGED, LAST_DAMAGED = 115, 122
 FRAGILE_MIDDLE = range(FIRST_DAMAGED - 3, 150)
 """From the damage, less the reordering of B-frames, to the next whole keyframe."""
