@@ -150,12 +150,12 @@ class Job:
         plan = self._plan(source, model, store)
         plan_seconds = time.monotonic() - started
         self._detect(plan, store, lease, deadline)
-        failed_chunks = self._lacking_chunks(plan, store)
+        failed_chunks = lacking_chunks(plan, store)
         try:
             summary = self._aggregate(plan, store, plan_seconds)
         except StorageError as error:
             # Aggregate deletes a damaged shard: its chunk is analysed once more.
-            if self._lacking_chunks(plan, store) == failed_chunks:
+            if lacking_chunks(plan, store) == failed_chunks:
                 raise
             self.observer.note(str(error))
             self._detect(plan, store, lease, deadline)
@@ -163,21 +163,14 @@ class Job:
         return JobResult(store, summary, reused=False)
 
     def _find_done(self, store: Store) -> JobResult | None:
-        if self.options.force:
-            return None
-        summary = load_summary(store)
-        if summary is None or summary.status != "succeeded":
+        summary = find_summary(store, self.options)
+        if summary is None:
             return None
         summary = ensure_outputs(store, load_plan(store), summary, self.options.outputs)
         return JobResult(store, summary, reused=True)
 
     def _plan(self, source: Source, model: ModelIdentity, store: Store) -> Plan:
-        if not self.options.force:
-            try:
-                return load_plan(store)
-            except (NotFoundError, StorageError):
-                pass  # none, or none of this version: made anew below
-        return make_plan(
+        return find_or_make_plan(
             source,
             self.options,
             model,
@@ -190,7 +183,7 @@ class Job:
 
     def _detect(self, plan: Plan, store: Store, lease: Lease, deadline: float) -> None:
         self.observer.begin("detect")
-        chunks = self._lacking_chunks(plan, store)
+        chunks = lacking_chunks(plan, store)
         done_frames = plan.planned_frames - sum(chunk.frames for chunk in chunks)
         self.observer.advance(done_frames, plan.planned_frames)
         if not chunks:
@@ -211,10 +204,6 @@ class Job:
         )
         workers.analyse(chunks, deadline)
 
-    def _lacking_chunks(self, plan: Plan, store: Store) -> list[Chunk]:
-        existing = set(store.list(plan.prefix))
-        return [chunk for chunk in plan.chunks if plan.shard_key(chunk) not in existing]
-
     def _aggregate(self, plan: Plan, store: Store, plan_seconds: float) -> Summary:
         self.observer.begin("aggregate")
         return aggregate(store, plan, self.options.outputs, plan_seconds=plan_seconds, progress=self.observer.advance)
@@ -223,6 +212,35 @@ class Job:
 def default_processes() -> int:
     """Chunks analysed at a time: the model server, where it is on this machine, needs cores too."""
     return max(1, cores() // 2)
+
+
+def find_summary(store: Store, options: Options) -> Summary | None:
+    """The summary of a RUN that answers a task as it is: one that succeeded, unless the task forces it anew."""
+    summary = None if options.force else load_summary(store)
+    return summary if summary is not None and summary.status == "succeeded" else None
+
+
+def find_or_make_plan(
+    source: Source, options: Options, model: ModelIdentity, settings: Settings, store: Store, *,
+    force_nonce: str, start_of_worker_seconds: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:  # fmt: skip
+    """The plan of an interrupted RUN, or a new one; always a new one if the task is forced. As `make_plan`."""
+    if not options.force:
+        try:
+            return load_plan(store)
+        except (NotFoundError, StorageError):
+            pass  # none, or none of this version: made anew below
+    return make_plan(
+        source, options, model, settings, store, force_nonce=force_nonce if options.force else "",
+        start_of_worker_seconds=start_of_worker_seconds, progress=progress,
+    )  # fmt: skip
+
+
+def lacking_chunks(plan: Plan, store: Store) -> list[Chunk]:
+    """The chunks that have no shard yet."""
+    existing = set(store.list(plan.prefix))
+    return [chunk for chunk in plan.chunks if plan.shard_key(chunk) not in existing]
 
 
 def model_identity(options: Options, settings: Settings) -> ModelIdentity:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from steps.errors import ERROR_CODES, NotFoundError, StorageError
 from steps.gzip_lines import CorruptLinesError, GzipLinesWriter, read_gzip_lines
 from steps.plan import Chunk, Plan, Segment, unpack_segments
+from steps.results.text import encode_json
 from steps.store import Store
 
 NOT_DECODABLE = "not_decodable"
@@ -135,11 +136,7 @@ class ShardWriter:
 
 def render_frame(frame: int, time_seconds: float, pts: int | None, detections: Sequence[Mapping[str, Any]]) -> str:
     """The line of `frames.jsonl` for an analysed frame; `time_seconds` from the first displayed frame."""
-    return json.dumps(
-        {"frame": frame, "time_seconds": time_seconds, "pts": pts, "detections": detections},
-        ensure_ascii=False,
-        allow_nan=False,
-    )
+    return encode_json({"frame": frame, "time_seconds": time_seconds, "pts": pts, "detections": detections})
 
 
 def planned_frames(store: Store, plan: Plan, chunk: Chunk) -> Iterator[PlannedFrame]:
@@ -218,7 +215,11 @@ def _segments(store: Store, plan: Plan, chunk: Chunk) -> list[Segment]:
     where = f"{store.url}{plan.table_key}"
     try:
         data = store.get_range(plan.table_key, chunk.table_offset, chunk.table_length)
-        return unpack_segments(data)
+        segments = unpack_segments(data)
+        held = sum(len(segment.frames) for segment in segments)
+        if held != chunk.frames:
+            raise ValueError(f"it holds {held} frames instead of {chunk.frames}")
+        return segments
     except NotFoundError as error:
         raise StorageError(f"{where}: the plan's chunk table is gone; plan again with force") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from steps.store import Store
 
-ROWS_A_GROUP = 32768
+ROWS_A_GROUP = 16384
 """Rows of a row group: what is held in memory before it is written."""
 
 _FIELDS: list[pa.Field[Any]] = [

@@ -95,4 +95,4 @@ def load_summary(store: Store) -> Summary | None:
 
 def write_summary(store: Store, summary: Summary) -> None:
     """Write the summary under RUN, which makes the run complete."""
-    store.put(SUMMARY_KEY, summary.model_dump_json(indent=1, exclude_none=True).encode())
+    store.put(SUMMARY_KEY, summary.model_dump_json(indent=1, exclude={"failure"}).encode())

@@ -7,6 +7,9 @@ from typing import IO, Any
 
 _BUFFER_BYTES = 64 << 10
 
+encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+"""`json.dumps` for many small values: that makes a new encoder at each call."""
+
 
 class TextWriter:
     """Gathers text for a binary file. `close` writes what is left and leaves the file open."""
@@ -36,5 +39,5 @@ class ArrayWriter:
 
     def write(self, item: Any) -> None:
         """Add an item."""
-        self._text.write(self._separator + json.dumps(item, ensure_ascii=False, allow_nan=False))
+        self._text.write(self._separator + encode_json(item))
         self._separator = ",\n"

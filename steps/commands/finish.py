@@ -1,0 +1,61 @@
+"""`reelscan finish`: report what failed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from steps.commands.flags import given_task, task_flags
+
+
+@click.command()
+@task_flags
+@click.option("--run", "run_url", metavar="URL", help="s3://BUCKET/PREFIX/RUN or folder, if planning came that far.")
+@click.option("--code", default="internal", show_default=True, help="Code of the error, as completed messages have it.")
+@click.option("--message", default="a step failed and did not say why", help="What went wrong, in one line.")
+@click.option("--step", default="finish", show_default=True, help="The step that failed.")
+@click.option(
+    "--errors-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help='Errors as JSON, [{"code", "message", "step"}, ...], instead of --code, --message and --step.',
+)
+@click.option("--attempt", type=click.IntRange(1), default=1, show_default=True, help="Attempt of the task.")
+@click.option("--workflow", metavar="NAME", help="Name of the workflow, for the completed message.")
+def finish(
+    *, run_url: str | None, code: str, message: str, step: str, errors_file: Path | None, attempt: int,
+    workflow: str | None, **task_arguments: str | None,
+) -> None:  # fmt: skip
+    """Report every task of a message as failed, unless it has been reported already. Harmless to repeat."""
+    from steps.completed import StepError
+    from steps.errors import ERROR_CODES, UsageError
+    from steps.finish import TaskError
+    from steps.finish import finish as report
+    from steps.ledger import Ledger, Outbox
+    from steps.queues import Queues
+    from steps.settings import Settings
+    from steps.store import open_store
+
+    given = given_task(**task_arguments)  # type: ignore[arg-type]
+    settings = Settings.from_environment()
+    if settings.results is None:
+        raise UsageError("no place for the ledger is set; set REELSCAN_RESULTS to s3://BUCKET/PREFIX")
+    stated = [{"code": code, "message": message, "step": step}]
+    try:
+        errors = json.loads(errors_file.read_text()) if errors_file else stated
+        told = [TaskError(StepError.make(error["code"], error["message"], error["step"])) for error in errors]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            f"--errors-file {errors_file}: is no list of objects with code, message and step ({error})"
+        ) from error
+    for error in told:
+        if error.error.code not in ERROR_CODES:
+            raise UsageError(f"code {error.error.code!r} is not known; allowed are {', '.join(ERROR_CODES)}")
+    outbox = Outbox(Ledger(open_store(settings.results, settings).below("ledger")), Queues(settings), settings)
+    run = open_store(run_url, settings) if run_url else None
+    for finished in report(
+        given.body, given.message_id, told, settings, outbox,
+        received_at=given.received_at, attempt=attempt, workflow=workflow, run=run, wait=True,
+    ):  # fmt: skip
+        click.echo(finished.outcome.completed.to_bytes().decode())
