@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _SPELLED = {"start_seconds": "--start", "end_seconds": "--end"}
 
 
+def flag_of(name: str) -> str:
+    """The flag of an option."""
+    return _SPELLED.get(name, "--" + name.replace("_", "-"))
+
+
 def option_flags(*left_out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A flag for every option of a task but those left out. Each hands on text, or None where it is not given."""
 
@@ -29,7 +34,7 @@ def option_flags(*left_out: str) -> Callable[[Callable[..., Any]], Callable[...,
         for name, field in reversed(Options.model_fields.items()):
             if name in left_out:
                 continue
-            flag = _SPELLED.get(name, "--" + name.replace("_", "-"))
+            flag = flag_of(name)
             if name == "force":
                 decorator = click.option(flag, name, is_flag=True, flag_value="true", help=_sentence(field.description))
             else:

@@ -1,0 +1,107 @@
+"""Writes docs/reference.md from the code: `python docs/generate.py`. A test says when it is stale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import steps.errors as errors
+from pydantic.fields import FieldInfo
+from steps.commands.flags import flag_of
+from steps.options import Options
+from steps.settings import ENVIRONMENT_PREFIX, Settings
+
+TARGET = Path(__file__).with_name("reference.md")
+
+
+def main() -> None:
+    """Write the page."""
+    TARGET.write_text(reference())
+
+
+def reference() -> str:
+    """The text of docs/reference.md."""
+    return "\n".join(
+        [
+            "# Reference",
+            "",
+            "Made from the code by `python docs/generate.py`.",
+            "",
+            "## Options of a task",
+            "",
+            "The same in a flag, in a field of a task message, and as a variable that sets a deployment's default.",
+            "Lists are arrays in messages and comma-separated elsewhere.",
+            "",
+            *_table(
+                ("flag", "message field", "variable", "default", "meaning"),
+                (
+                    ("" if name == "priority" else f"`{flag_of(name)}`", f"`{name}`", f"`{_variable(name)}`",
+                     _default(field), _meaning(field))
+                    for name, field in Options.model_fields.items()
+                ),
+            ),
+            "",
+            "## Settings of a deployment",
+            "",
+            *_table(
+                ("variable", "default", "meaning"),
+                (
+                    (f"`{_variable(name)}`", _default(field), _meaning(field))
+                    for name, field in Settings.model_fields.items()
+                ),
+            ),
+            "",
+            "AWS is found by its usual variables and files: `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_PROFILE`, keys, roles.",
+            "",
+            "## Exit statuses and error codes",
+            "",
+            *_table(
+                ("status", "code in messages", "meaning"),
+                ((str(error.exit_status), f"`{error.code}`", (error.__doc__ or "").splitlines()[0]) for error in _leaves()),
+            ),
+            "",
+            "0 is done, 130 stopped by Ctrl-C. `deleted` is the code of a run that was deleted before it ended.",
+            "",
+        ]
+    )  # fmt: skip
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _variable(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.upper()
+
+
+def _default(field: FieldInfo) -> str:
+    value: Any = field.default
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return f"`{','.join(value)}`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _meaning(field: FieldInfo) -> str:
+    bounds = []
+    for rule in field.metadata:
+        for name, sign in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
+            if hasattr(rule, name):
+                bounds.append(f"{sign} {getattr(rule, name)}")
+    text = (field.description or "").replace("|", "\\|")
+    return text + (f" ({', '.join(bounds)})" if bounds else "")
+
+
+def _leaves(base: type[errors.ReelscanError] = errors.ReelscanError) -> list[type[errors.ReelscanError]]:
+    found = []
+    for error in base.__subclasses__():
+        if error.__module__ == errors.__name__:
+            found += _leaves(error) or [error]
+    return sorted(found, key=lambda error: error.exit_status)
+
+
+if __name__ == "__main__":
+    main()
