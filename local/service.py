@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from local.view import JobView
 from steps.completed import Completed, StepError, completed_from_error, completed_from_summary
-from steps.errors import NotFoundError, OutsideError, ReelscanError, StoppedError, StorageError, UsageError
+from steps.errors import NotFoundError, OutsideError, ReelscanError, StorageError, UsageError
 from steps.job import Job, ModelServer
 from steps.ledger import Ledger, Outbox, safe_name
 from steps.planner import load_plan
@@ -69,7 +69,7 @@ class Service:
         """Work until stopped; with `once` until the queue is empty.
 
         Raises:
-            StoppedError, KeyboardInterrupt: a message that was being worked on is visible to others again.
+            KeyboardInterrupt: a message that was being worked on is visible to others again.
             UsageError, AccessDeniedError: the task queue does not exist, or may not be read.
         """
         backoff_seconds = FIRST_BACKOFF_SECONDS
@@ -111,7 +111,7 @@ class Service:
             with keeper:
                 for received in parse_message(message.body.encode(), message.id, self._settings):
                     self._account_for(received, received_at)
-        except (KeyboardInterrupt, StoppedError):
+        except KeyboardInterrupt:
             self._give_back(message)
             raise
         try:
@@ -139,11 +139,9 @@ class Service:
             error = received.error or UsageError("the message holds no task")
             return completed_from_error(received, StepError.of(error, "plan"), received_at=received_at)
         stores: list[Store] = []
-        self._view.start(received.task.url)
+        self._view.start(received.task.object.rpartition("/")[2])
         try:
             return self._compute(received, received.task, received_at, stores.append)
-        except StoppedError:
-            raise
         except ReelscanError as error:
             failure = StepError.of(error, self._view.step or "plan")
         except Exception as error:

@@ -39,12 +39,12 @@ class JobView(Observer):
         self.step = ""
         """The step that runs: `plan`, `detect`, `aggregate`, or "" before the first."""
         self._console = console
-        self._title = title
+        self._title = printable(title).plain
         self._bar: _Bar | _Lines = _Bar(console) if console.is_terminal else _Lines(console)
 
     def start(self, title: str) -> None:
         """Another job begins."""
-        self._title = title
+        self._title = printable(title).plain
         self.step = ""
 
     def begin(self, step: str) -> None:
@@ -58,7 +58,7 @@ class JobView(Observer):
 
     def note(self, line: str) -> None:
         """Print a line above the bar."""
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(printable(line), soft_wrap=True)
 
     def pause(self) -> None:
         """Nothing runs now: the bar goes."""
@@ -160,8 +160,17 @@ class _Lines:
 
     def _print(self, line: str) -> None:
         if line != self._shown:
-            self._console.print(Text(line), soft_wrap=True)
+            self._console.print(printable(line), soft_wrap=True)
             self._shown = line
+
+
+def printable(text: str) -> Text:
+    """Text from outside for a terminal: control characters are spelled out, so that they control nothing."""
+    shown = (
+        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
+        for character in text
+    )
+    return Text("".join(shown))
 
 
 def _describe(title: str, step: str) -> str:
@@ -186,7 +195,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     table.add_column("seen at")
     for finding in findings:
         table.add_row(
-            Text(finding.label),
+            printable(finding.label),
             str(finding.frames),
             str(finding.detections),
             f"{finding.best_score:.2f} at {clock(finding.best_seconds)}",
@@ -199,7 +208,7 @@ def print_result(console: Console, result: JobResult) -> None:
     """What a job found, and the paths of its results."""
     summary, video = result.summary, result.summary.video
     console.print(
-        Text(
+        printable(
             f"{summary.source.url}: {video.codec} {video.width}x{video.height}, {clock(video.duration_seconds)}, "
             f"{video.frames} frames, of which {summary.frames.analysed} analysed"
             + (" before: nothing had to be computed" if result.reused else "")
@@ -212,5 +221,5 @@ def print_result(console: Console, result: JobResult) -> None:
     else:
         console.print("Nothing was found.")
     for output, key in summary.files.items():
-        console.print(Text(f"{output:12} {result.store.url}{key}"), soft_wrap=True)
-    console.print(Text(f"{'summary':12} {result.store.url}{SUMMARY_KEY}"), soft_wrap=True)
+        console.print(printable(f"{output:12} {result.store.url}{key}"), soft_wrap=True)
+    console.print(printable(f"{'summary':12} {result.store.url}{SUMMARY_KEY}"), soft_wrap=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from local.findings import clock
 from local.sender import wait_for_tasks
 from local.service import describe, found_text
+from local.view import printable
 
 if TYPE_CHECKING:
     from steps.completed import Completed
@@ -34,7 +34,7 @@ def wait_and_print(task_ids: Sequence[str], settings: Settings, timeout_seconds:
             done += 1
             progress.update(shown, description=_waiting(done, len(task_ids)))
             if len(task_ids) > 1:
-                console.print(Text(describe(completed)), soft_wrap=True)
+                console.print(printable(describe(completed)), soft_wrap=True)
 
         if not console.is_terminal:
             console.print(_waiting(0, len(task_ids)))
@@ -63,7 +63,7 @@ def print_outcome(console: Console, completed: Completed) -> None:
         lines["results"] = completed.results
         lines["files"] = ", ".join(completed.files.values())
     for name, value in lines.items():
-        console.print(Text(f"{name:9} {value}"), soft_wrap=True)
+        console.print(printable(f"{name:9} {value}"), soft_wrap=True)
 
 
 def _outcomes_table(outcomes: Sequence[Completed]) -> Table:
@@ -72,11 +72,11 @@ def _outcomes_table(outcomes: Sequence[Completed]) -> Table:
         table.add_column(name, overflow="fold")
     for outcome in outcomes:
         table.add_row(
-            Text("" if outcome.task is None else f"s3://{outcome.task.bucket}/{outcome.task.object}"),
+            printable("" if outcome.task is None else f"s3://{outcome.task.bucket}/{outcome.task.object}"),
             outcome.status,
             "" if outcome.frames is None else f"{outcome.frames.analysed} of {outcome.frames.planned}",
-            Text(found_text(outcome) if outcome.error is None else outcome.error.code),
-            Text(outcome.results or ""),
+            printable(found_text(outcome) if outcome.error is None else outcome.error.code),
+            printable(outcome.results or ""),
         )
     return table
 

@@ -15,6 +15,7 @@ from steps.errors import NotFoundError, StorageError
 from steps.lease import Lease
 from steps.plan import ModelIdentity, Plan, run_digest
 from steps.planner import load_plan, make_plan
+from steps.planning import PlanRequest, plan_in_process
 from steps.profile import load_profile
 from steps.results.summary import Summary, load_summary
 from steps.source import Source, open_source
@@ -170,16 +171,18 @@ class Job:
         return JobResult(store, summary, reused=True)
 
     def _plan(self, source: Source, model: ModelIdentity, store: Store) -> Plan:
-        return find_or_make_plan(
-            source,
-            self.options,
-            model,
-            self.settings,
-            store,
-            force_nonce=self.force_nonce,
+        found = find_plan(store, self.options)
+        if found is not None:
+            return found
+        request = PlanRequest(
+            source=source.identity,
+            options=self.options,
+            model=model,
+            store_url=store.url,
+            force_nonce=self.force_nonce if self.options.force else "",
             start_of_worker_seconds=WORKER_START_SECONDS,
-            progress=self.observer.advance,
         )
+        return plan_in_process(request, store, self.settings, self.observer.advance)
 
     def _detect(self, plan: Plan, store: Store, lease: Lease, deadline: float) -> None:
         self.observer.begin("detect")
@@ -210,8 +213,8 @@ class Job:
 
 
 def default_processes() -> int:
-    """Chunks analysed at a time: the model server, where it is on this machine, needs cores too."""
-    return max(1, cores() // 2)
+    """Chunks analysed at a time. More only fill the memory: the model server is what all of them wait for."""
+    return min(8, cores())
 
 
 def find_summary(store: Store, options: Options) -> Summary | None:
@@ -220,18 +223,23 @@ def find_summary(store: Store, options: Options) -> Summary | None:
     return summary if summary is not None and summary.status == "succeeded" else None
 
 
+def find_plan(store: Store, options: Options) -> Plan | None:
+    """The plan of a RUN that was begun, unless the task forces it anew; None also if it is of another version."""
+    if options.force:
+        return None
+    try:
+        return load_plan(store)
+    except (NotFoundError, StorageError):
+        return None
+
+
 def find_or_make_plan(
     source: Source, options: Options, model: ModelIdentity, settings: Settings, store: Store, *,
     force_nonce: str, start_of_worker_seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:  # fmt: skip
     """The plan of an interrupted RUN, or a new one; always a new one if the task is forced. As `make_plan`."""
-    if not options.force:
-        try:
-            return load_plan(store)
-        except (NotFoundError, StorageError):
-            pass  # none, or none of this version: made anew below
-    return make_plan(
+    return find_plan(store, options) or make_plan(
         source, options, model, settings, store, force_nonce=force_nonce if options.force else "",
         start_of_worker_seconds=start_of_worker_seconds, progress=progress,
     )  # fmt: skip

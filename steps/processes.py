@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from steps.errors import OutsideError, TimeLimitError
+from steps.settings import ENVIRONMENT_PREFIX, Settings
 
 STOP_SECONDS = 10.0
 """How long a process may take to end after SIGTERM, before it is killed."""
@@ -125,6 +126,23 @@ def _read_lines(stream: IO[bytes] | None, prefix: str, lines: queue.Queue[str | 
             if text.startswith(prefix):
                 lines.put(text)
         lines.put(None)
+
+
+def read_progress(path: Path) -> tuple[int, int] | None:
+    """How much of how much is done, as a step's `--progress-file` tells; None before it does."""
+    try:
+        done, _, total = path.read_text().partition("/")
+        return int(done), int(total)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def settings_variables(settings: Settings) -> dict[str, str]:
+    """The settings as the `REELSCAN_*` variables that a child reads them from."""
+    return {
+        ENVIRONMENT_PREFIX + name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in settings.model_dump(exclude_none=True).items()
+    }
 
 
 def last_line(path: Path) -> str:

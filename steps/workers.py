@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steps.errors import ReelscanError, StoppedError, TimeLimitError
-from steps.processes import SERVING_MALLOC, last_line, reelscan_command, spawn, stop
-from steps.settings import ENVIRONMENT_PREFIX
+from steps.processes import SERVING_MALLOC, last_line, read_progress, reelscan_command, settings_variables, spawn, stop
 from steps.shards import write_chunk_error
 
 if TYPE_CHECKING:
@@ -56,11 +55,9 @@ class _Worker:
     started: float = field(default_factory=time.monotonic)
 
     def done_frames(self) -> int:
-        """What the process last wrote of its progress, `DONE/TOTAL`; 0 before."""
-        try:
-            return int(self.progress.read_text().partition("/")[0])
-        except (FileNotFoundError, ValueError):
-            return 0
+        """What the process last wrote of its progress, 0 before that."""
+        progress = read_progress(self.progress)
+        return 0 if progress is None else progress[0]
 
 
 class Workers:
@@ -176,13 +173,4 @@ class Workers:
         settings = self._settings
         if not settings.decode_threads:
             settings = settings.model_copy(update={"decode_threads": max(1, cores() // self._jobs)})
-        return {**os.environ, **SERVING_MALLOC, **_variables(settings)}
-
-
-def _variables(settings: Settings) -> dict[str, str]:
-    """The settings as the `REELSCAN_*` variables that they are read from."""
-    values = settings.model_dump(exclude_none=True).items()
-    return {
-        ENVIRONMENT_PREFIX + name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
-        for name, value in values
-    }
+        return {**os.environ, **SERVING_MALLOC, **settings_variables(settings)}

@@ -6,7 +6,15 @@ import click
 
 from steps.commands.flags import option_flags
 
-__all__ = ["DEFAULT_PORT", "jobs_flag", "model_path_flag", "model_profile_flag", "option_flags", "port_flag", "serving_flag"]
+__all__ = [
+    "DEFAULT_PORT",
+    "jobs_flag",
+    "model_path_flag",
+    "model_profile_flag",
+    "option_flags",
+    "port_flag",
+    "serving_flag",
+]
 
 DEFAULT_PORT = 8580
 """Of the embedded S3 and SQS."""
@@ -30,11 +38,11 @@ jobs_flag = click.option(
     type=click.IntRange(0, 256),
     default=0,
     envvar="REELSCAN_JOBS",
-    help="Chunks analysed at a time. Default: half as many as there are cores.",
+    help="Chunks analysed at a time. Default: as many as there are cores, at most 8.",
 )
 port_flag = click.option(
     "--port",
-    type=click.IntRange(1, 65535),
+    type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
     help="Port of the embedded S3 and SQS on 127.0.0.1.",

@@ -44,9 +44,12 @@ def send(
     Without REELSCAN_TASK_QUEUE the tasks go to the service that `reelscan up` runs on this machine. With --wait the
     exit status tells the outcome: 3 or 4 if a task failed, 5 if frames are missing.
     """
+    from rich.console import Console
+
     from local.aws import TASK_DATA_BUCKET, use_embedded_aws
     from local.outcomes import raise_for_outcomes
     from local.sender import check_embedded, make_tasks, message_options, send_tasks
+    from local.view import printable
     from local.waiting import wait_and_print
     from steps.settings import Settings
 
@@ -59,7 +62,8 @@ def send(
     tasks = make_tasks(videos, fields, token, settings, bucket)
     task_ids = send_tasks(tasks, settings)
     if not wait:
+        console = Console()
         for task, task_id in zip(tasks, task_ids, strict=True):
-            click.echo(f"{task_id} {task.url}")
+            console.print(printable(f"{task_id} {task.url}"), soft_wrap=True)
         return
     raise_for_outcomes(wait_and_print(task_ids, settings, timeout))

@@ -30,14 +30,15 @@ def up(
     from local.aws import create_resources, embedded_aws, use_embedded_aws
     from local.model_server import choose_server
     from local.service import Service
+    from local.signals import stopped_by_sigterm
     from local.view import JobView
     from steps.options import Options
     from steps.settings import Settings
 
     Options.defaults()  # a wrong variable is told now, not at the first task
-    with ExitStack() as stack:
+    with stopped_by_sigterm(), ExitStack() as stack:
         if not os.environ.get("REELSCAN_TASK_QUEUE"):
-            stack.enter_context(embedded_aws(port))
+            port = stack.enter_context(embedded_aws(port))
             create_resources(port)
             use_embedded_aws(port)
             click.echo(f"S3 and SQS   {os.environ['AWS_ENDPOINT_URL']}, in memory until this stops")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -55,6 +56,12 @@ def not_shown(expectation: str, how: str) -> NoReturn:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "source(*places): where TensorFlow Serving's source says so")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("source") is None:
+            raise pytest.UsageError(f"{item.nodeid} names no source: what TensorFlow Serving does is not made up")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,0 +1,91 @@
+"""What is measured: clips and models, and how much of each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.clips import hd_clip, sd_clip
+from steps.options import Options
+from steps.plan import ModelIdentity
+from steps.planner import make_plan
+from steps.profile import load_profile
+from steps.settings import Settings
+from steps.source import open_source
+from steps.store import FolderStore
+
+ROOT = Path(__file__).parents[1]
+PROFILES = ROOT / "local" / "serving" / "profiles"
+WHOLE_SECONDS = 1e6
+"""Chunks of this length: one."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    repetitions: int
+    run_seconds: float
+    """What one measurement of a case should take about."""
+    checked_frames: int
+    memory_frames: int
+    starts: int
+
+
+FULL = Effort(repetitions=5, run_seconds=3.0, checked_frames=100, memory_frames=600, starts=7)
+QUICK = Effort(repetitions=2, run_seconds=0.8, checked_frames=20, memory_frames=120, starts=3)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What `reelscan serve --model` is given, and the profile that fits it."""
+
+    name: str
+    path: str
+    profile: Path
+    input_pixels: int
+    """Width and height of the model's input."""
+
+
+SSD = Model("ssd", str(ROOT / "samples" / "coco_ssd_mobilenet_v1_1.0_quant.tflite"), ROOT / "samples" / "reelscan.json", 300)
+NULL = Model("null", "null", PROFILES / "null.json", 640)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A clip and a model."""
+
+    clip: str
+    model: Model
+    expected_fps: float
+    """Of detecting, on a core of 2023: says how many frames make a measurement of a given length."""
+
+    def make_clip(self, folder: Path, frames: int) -> Path:
+        """The clip, with so many frames or more."""
+        return hd_clip(folder, frames) if self.clip == "1080p" else sd_clip(folder, frames)
+
+
+CASES = (Case("1080p", SSD, 90), Case("1080p", NULL, 90), Case("432p", SSD, 110), Case("432p", NULL, 400))
+
+
+def plan_run(folder: Path, clip: Path, profile: Path, frames: int | None = None) -> Path:
+    """A folder with the plan of every frame of a clip, or of the first so many, in one chunk."""
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = Settings(model_name="bench", model_profile=str(profile))
+    model = ModelIdentity(
+        name=settings.model_name, version=settings.model_version, profile_digest=load_profile(str(profile)).digest()
+    )
+    options = Options(fps=0.0, max_frames=frames, chunk_seconds=WHOLE_SECONDS)
+    make_plan(open_source(None, str(clip), settings), options, model, settings, FolderStore(folder))
+    return folder
+
+
+def coded_profile(folder: Path, pixels: int) -> Path:
+    """The profile of the model that gives back the CRC-32 of each picture, for pictures of another size."""
+    profile = json.loads((PROFILES / "coded.json").read_text())
+    profile["input"].update(width=pixels, height=pixels)
+    path = folder / f"coded-{pixels}.json"
+    path.write_text(json.dumps(profile))
+    return path
