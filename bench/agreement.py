@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cases import CASES, Case, Effort, coded_profile, plan_run
-from bench.children import Server, Stage, model_server, run_step, step_environment
+from bench.cases import CASES, Effort, Model, coded, plan_run
+from bench.children import Stage, model_server, run_step, step_environment
 from local.serving.backends.coded import FIRST_CRC_CLASS
 from steps.planner import load_plan
 from steps.shards import ShardLine, read_shard_lines
@@ -32,24 +32,21 @@ def check_cases(folder: Path, effort: Effort, tell: Callable[[str], None]) -> li
     for case in CASES:
         tell(f"comparing outputs: {case.clip}, {case.model.name}")
         clip = case.make_clip(folder, effort.checked_frames)
-        profile = coded_profile(folder, case.model.input_pixels)
-        with model_server("coded") as server:
-            pictures = compare_pictures(folder, clip, profile, server, effort.checked_frames)
-        with model_server(case.model.path) as server:
-            detections = compare_detections(folder, clip, case.model.profile, server, effort.checked_frames)
+        pictures = compare_pictures(folder, clip, case.model.input_pixels, effort.checked_frames)
+        detections = compare_detections(folder, clip, case.model, effort.checked_frames)
         agreements.append(Agreement(case.clip, case.model.name, effort.checked_frames, pictures + detections))
     return agreements
 
 
-def compare_pictures(folder: Path, clip: Path, profile: Path, server: Server, frames: int) -> list[str]:
+def compare_pictures(folder: Path, clip: Path, input_pixels: int, frames: int) -> list[str]:
     """Detect with the model that gives back each picture's CRC-32, and compare it with that of the picture made alone."""
-    lines, alone = _detect_and_check(folder / "check", clip, profile, server, frames)
+    lines, alone = _detect_and_check(folder, clip, coded(input_pixels), frames)
     return picture_differences(lines, alone["crcs"])
 
 
-def compare_detections(folder: Path, clip: Path, profile: Path, server: Server, frames: int) -> list[str]:
+def compare_detections(folder: Path, clip: Path, model: Model, frames: int) -> list[str]:
     """Detect, and compare the lines with those of ready pictures that were sent alone."""
-    lines, alone = _detect_and_check(folder / "check", clip, profile, server, frames)
+    lines, alone = _detect_and_check(folder, clip, model, frames)
     return line_differences(lines, alone["lines"])
 
 
@@ -60,7 +57,9 @@ def picture_differences(lines: Sequence[ShardLine], crcs: Sequence[int]) -> list
         bits = [found["class_id"] - FIRST_CRC_CLASS for found in line.record.get("detections", ())]
         sent = sum(1 << bit for bit in bits if bit >= 0)
         if sent != crc:
-            differences.append(f"frame {line.record['frame']}: the picture sent has CRC-32 {sent:08x}, made alone {crc:08x}")
+            differences.append(
+                f"frame {line.record['frame']}: the picture sent has CRC-32 {sent:08x}, made alone {crc:08x}"
+            )
     return differences
 
 
@@ -77,17 +76,15 @@ def _count_difference(detected: int, alone: int) -> list[str]:
     return [] if detected == alone else [f"detect wrote {detected} frames, its stages give {alone}"]
 
 
-def _detect_and_check(
-    run: Path, clip: Path, profile: Path, server: Server, frames: int
-) -> tuple[list[ShardLine], dict[str, Any]]:
-    plan_run(run, clip, profile, frames)
-    environment = step_environment(server, profile)
-    run_step(environment, "detect", "--run", run, "--chunk", "0")
-    store = FolderStore(run)
-    plan = load_plan(store)
-    lines = [line for line in read_shard_lines(store, plan, plan.chunks[0]) if "stats" not in line.record]
-    with Stage("check", run, environment) as check:
-        return lines, check.measure()
-
-
-__all__ = ["Agreement", "Case", "check_cases", "line_differences", "picture_differences"]
+def _detect_and_check(folder: Path, clip: Path, model: Model, frames: int) -> tuple[list[ShardLine], dict[str, Any]]:
+    """The lines that `reelscan detect` wrote, and what the stage `check` makes of the same frames."""
+    profile = model.write_profile(folder)
+    run = plan_run(folder / "check", clip, profile, frames)
+    with model_server(model.path) as server:
+        environment = step_environment(server, profile)
+        run_step(environment, "detect", "--run", run, "--chunk", "0")
+        store = FolderStore(run)
+        plan = load_plan(store)
+        lines = [line for line in read_shard_lines(store, plan, plan.chunks[0]) if "stats" not in line.record]
+        with Stage("check", run, environment) as check:
+            return lines, check.measure()

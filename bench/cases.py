@@ -17,6 +17,7 @@ from steps.source import open_source
 from steps.store import FolderStore
 
 ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "samples"
 PROFILES = ROOT / "local" / "serving" / "profiles"
 WHOLE_SECONDS = 1e6
 """Chunks of this length: one."""
@@ -34,23 +35,37 @@ class Effort:
     starts: int
 
 
-FULL = Effort(repetitions=5, run_seconds=3.0, checked_frames=100, memory_frames=600, starts=7)
+FULL = Effort(repetitions=4, run_seconds=5.0, checked_frames=100, memory_frames=600, starts=7)
 QUICK = Effort(repetitions=2, run_seconds=0.8, checked_frames=20, memory_frames=120, starts=3)
 
 
 @dataclass(frozen=True)
 class Model:
-    """What `reelscan serve --model` is given, and the profile that fits it."""
+    """A model, and the size of its input."""
 
     name: str
     path: str
+    """What `reelscan serve --model` is given."""
     profile: Path
     input_pixels: int
-    """Width and height of the model's input."""
+    """Width and height."""
+
+    def write_profile(self, folder: Path) -> Path:
+        """The profile for pictures of `input_pixels`."""
+        profile = json.loads(self.profile.read_text())
+        profile["input"].update(width=self.input_pixels, height=self.input_pixels)
+        path = folder / f"{self.name}-{self.input_pixels}.json"
+        path.write_text(json.dumps(profile))
+        return path
 
 
-SSD = Model("ssd", str(ROOT / "samples" / "coco_ssd_mobilenet_v1_1.0_quant.tflite"), ROOT / "samples" / "reelscan.json", 300)
+SSD = Model("ssd", str(SAMPLES / "coco_ssd_mobilenet_v1_1.0_quant.tflite"), SAMPLES / "reelscan.json", 300)
 NULL = Model("null", "null", PROFILES / "null.json", 640)
+
+
+def coded(input_pixels: int) -> Model:
+    """The model that gives back the CRC-32 of each picture."""
+    return Model("coded", "coded", PROFILES / "coded.json", input_pixels)
 
 
 @dataclass(frozen=True)
@@ -70,22 +85,13 @@ class Case:
 CASES = (Case("1080p", SSD, 90), Case("1080p", NULL, 90), Case("432p", SSD, 110), Case("432p", NULL, 400))
 
 
-def plan_run(folder: Path, clip: Path, profile: Path, frames: int | None = None) -> Path:
-    """A folder with the plan of every frame of a clip, or of the first so many, in one chunk."""
+def plan_run(folder: Path, clip: Path, profile: Path, frames: int | None = None, fps: float = 0.0) -> Path:
+    """A folder with the plan of a clip, or of the first so many frames, in one chunk. `fps` 0 is every frame."""
     shutil.rmtree(folder, ignore_errors=True)
     settings = Settings(model_name="bench", model_profile=str(profile))
     model = ModelIdentity(
         name=settings.model_name, version=settings.model_version, profile_digest=load_profile(str(profile)).digest()
     )
-    options = Options(fps=0.0, max_frames=frames, chunk_seconds=WHOLE_SECONDS)
+    options = Options(fps=fps, max_frames=frames, chunk_seconds=WHOLE_SECONDS)
     make_plan(open_source(None, str(clip), settings), options, model, settings, FolderStore(folder))
     return folder
-
-
-def coded_profile(folder: Path, pixels: int) -> Path:
-    """The profile of the model that gives back the CRC-32 of each picture, for pictures of another size."""
-    profile = json.loads((PROFILES / "coded.json").read_text())
-    profile["input"].update(width=pixels, height=pixels)
-    path = folder / f"coded-{pixels}.json"
-    path.write_text(json.dumps(profile))
-    return path

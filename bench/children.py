@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 from steps.processes import SERVING_MALLOC, reelscan_command, spawn, stop, wait_for_line
 
@@ -142,6 +142,8 @@ class Stage:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(environment), cwd=ROOT,
             )  # fmt: skip
         self._name = name
+        self._stdin = cast("IO[str]", self._process.stdin)
+        self._stdout = cast("IO[str]", self._process.stdout)
         self.pid = self._process.pid
 
     def measure(self) -> dict[str, Any]:
@@ -150,25 +152,28 @@ class Stage:
         Raises:
             ChildError: the process failed, or took longer than `LIMIT_SECONDS`.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise ChildError("the stage was started without pipes")
-        limit = threading.Timer(LIMIT_SECONDS, self._process.kill)
-        limit.start()
-        try:
-            stdin.write("measure\n")
-            stdin.flush()
-            line = stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        finally:
-            limit.cancel()
-        if not line:
-            raise ChildError(f"stage {self._name} ended before it had measured; its message stands above")
-        measured: dict[str, Any] = json.loads(line)
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as `_read` finds too
+            self._stdin.write("measure\n")
+            self._stdin.flush()
+        measured: dict[str, Any] = json.loads(self._read())
         return measured
 
+    def _read(self) -> str:
+        limit = threading.Timer(LIMIT_SECONDS, self._process.kill)
+        limit.start()
+        line = self._stdout.readline()
+        limit.cancel()
+        if not line:
+            raise ChildError(f"stage {self._name} ended before it had measured; its message stands above")
+        return line
+
     def __enter__(self) -> Self:
+        """Waits until it could begin to measure."""
+        try:
+            self._read()
+        except BaseException:
+            stop([self._process])
+            raise
         return self
 
     def __exit__(
@@ -188,18 +193,18 @@ class OtherLoad:
     """How much of the machine others took since this was made. Linux only: proc(5), /proc/stat."""
 
     def __init__(self, *pids: int) -> None:
-        """Args: `pids` are running children; they and this process are not counted as others."""
-        self._pids = (os.getpid(), *pids)
+        """Args: `pids` are running children; they, this process and its ended children are not counted as others."""
+        self._pids = pids
         self._began = time.monotonic()
-        self._busy = _busy_seconds() - self._own()
+        self._before = self._others()
 
     def share(self) -> float:
         """Of all cores, 0 to 1."""
-        others = _busy_seconds() - self._own() - self._busy
-        return max(0.0, others / (time.monotonic() - self._began) / (os.cpu_count() or 1))
+        seconds = time.monotonic() - self._began
+        return max(0.0, (self._others() - self._before) / seconds / (os.cpu_count() or 1))
 
-    def _own(self) -> float:
-        return sum(cpu_seconds(pid) for pid in self._pids)
+    def _others(self) -> float:
+        return _busy_seconds() - sum(os.times()[:4]) - sum(cpu_seconds(pid) for pid in self._pids)
 
 
 def _busy_seconds() -> float:

@@ -1,11 +1,12 @@
 """The stages of detecting, each measured in a process of its own: `python -m bench.stages STAGE RUN`.
 
-For each line that comes in, the chunk 0 of the plan in RUN is measured once, and one line of JSON goes out. The stages
+For each line that comes in, chunk 0 of the plan in RUN is measured once, and one line of JSON goes out. The stages
 are made of the parts that `reelscan detect` is made of, with the same settings from the environment.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
@@ -90,7 +91,10 @@ class Stages:
                 answers.append((batch, outputs))
         timed = _timed(began, cpu, frames)
         before = time.process_time()
-        with tempfile.TemporaryDirectory() as folder, ShardWriter(FolderStore(Path(folder)), self.plan, self.chunk) as shard:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            ShardWriter(FolderStore(Path(folder)), self.plan, self.chunk) as shard,
+        ):
             written = 0
             while written < frames:
                 for frame, detections in self._detections(answers):
@@ -126,11 +130,12 @@ class Stages:
     def _repeated(self, ready: list[Batch]) -> Iterator[Batch]:
         """The ready batches over and over, until as many frames have been sent as the chunk has."""
         left = self.chunk.frames
-        while left > 0:
-            for batch in ready:
-                if left > 0:
-                    yield batch
-                left -= batch.count
+        for batch in itertools.cycle(ready):
+            count = min(left, batch.count)
+            yield Batch(batch.array, count, _frames_of(batch)[:count])
+            left -= count
+            if not left:
+                return
 
     def _predicted(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outputs]]:
         return self._client.predict_stream(self._spec, batches, self._settings.requests_in_flight)
@@ -186,8 +191,9 @@ def _frames_of(batch: Batch) -> list[DecodedFrame]:
 
 
 def main(stage: str, run: str) -> None:
-    """Measure the stage once for each line of stdin."""
+    """Say `ready`, then measure the stage once for each line of stdin."""
     stages = Stages(Path(run))
+    print("ready", flush=True)
     for _ in sys.stdin:
         print(json.dumps(STAGES[stage](stages)), flush=True)
 

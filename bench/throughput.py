@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,28 +110,26 @@ def measure_cases(folder: Path, effort: Effort, cores: Cores, tell: Callable[[st
     return measured
 
 
-def measure_case(
-    folder: Path, case: Case, server: Server, frames: int, repetitions: int, cores: Cores
-) -> Throughput:
+def measure_case(folder: Path, case: Case, server: Server, frames: int, repetitions: int, cores: Cores) -> Throughput:
     """Measure detecting, decoding and scaling, and the server, in turns."""
     clip = case.make_clip(folder, frames)
-    run = plan_run(folder / "run", clip, case.model.profile, frames)
-    environment = step_environment(server, case.model.profile, decode_threads=1)
-    with ExitStack() as stack:
-        detect, decode, feed = (
-            stack.enter_context(Stage(name, run, environment, cores.client))
-            for name in ("detect", "decode_and_scale", "feed")
-        )
-        # The first time memory is taken from the system and the model warms up.
-        for stage in (detect, decode, feed):
-            stage.measure()
-        load = OtherLoad(server.pid, detect.pid, decode.pid, feed.pid)
-        rounds = []
+    profile = case.model.write_profile(folder)
+    run = plan_run(folder / "run", clip, profile, frames)
+    environment = step_environment(server, profile, decode_threads=1)
+    rounds = []
+    with (
+        Stage("decode_and_scale", run, environment, cores.client) as decode,
+        Stage("feed", run, environment, cores.client) as feed,
+    ):
+        load = OtherLoad(server.pid, decode.pid, feed.pid)
         for _ in range(repetitions):
-            server_cpu, began = cpu_seconds(server.pid), time.monotonic()
-            detected = detect.measure()
-            server_busy = (cpu_seconds(server.pid) - server_cpu) / (time.monotonic() - began)
-            rounds.append((detected, decode.measure(), feed.measure(), server_busy))
+            decoded = decode.measure()
+            # A new process each time, as each chunk has one.
+            with Stage("detect", run, environment, cores.client) as detect:
+                server_cpu, began = cpu_seconds(server.pid), time.monotonic()
+                detected = detect.measure()
+                server_busy = (cpu_seconds(server.pid) - server_cpu) / (time.monotonic() - began)
+            rounds.append((detected, decoded, feed.measure(), server_busy))
         other_load = load.share()
     for measured in rounds:
         for one in measured[:3]:
@@ -149,7 +146,9 @@ def _fps(measured: dict[str, Any]) -> float:
     return float(measured["frames"] / measured["seconds"])
 
 
-def _cpu_per_frame(rounds: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], float]], frames: int) -> CpuPerFrame:
+def _cpu_per_frame(
+    rounds: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], float]], frames: int
+) -> CpuPerFrame:
     def median_ms(seconds: Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], float]) -> float:
         return statistics.median(seconds(*measured[:3]) for measured in rounds) / frames * 1e3
 

@@ -55,7 +55,7 @@ def shown_frames(packets: Packets) -> Shown:
 
 def keys_of(packets: Packets) -> Keys:
     """The keyframes whose times ascend with their place in the file, as they do in every sound one."""
-    numbers = np.flatnonzero(packets.key & (packets.pts != NO_PTS))
+    numbers = np.flatnonzero(packets.key & (packets.displayed | packets.discarded) & (packets.pts != NO_PTS))
     pts = packets.pts[numbers]
     highest_before = np.maximum.accumulate(np.concatenate(([np.iinfo(np.int64).min], pts[:-1]))) if len(pts) else pts
     ascending = pts > highest_before
@@ -63,9 +63,15 @@ def keys_of(packets: Packets) -> Keys:
 
 
 def group_of_frames(frames: NDArray[np.int64], shown: Shown, keys: Keys) -> NDArray[np.int64]:
-    """For each frame the index of the key that it is decoded from."""
-    groups = np.searchsorted(keys.pts, shown.pts[frames], side="right") - 1
-    return np.maximum(groups, 0)
+    """For each frame the index of the key that it is decoded from; ascends with the frames.
+
+    It is the last one that lies before the frame both in time and in the file: a picture that leads a keyframe lies
+    behind it in the file, and one that an edit list shows before a keyframe can lie before it in the file.
+    """
+    by_time = np.searchsorted(keys.pts, shown.pts[frames], side="right")
+    by_place = np.searchsorted(keys.packet, shown.packet[frames], side="right")
+    groups = np.maximum(np.minimum(by_time, by_place) - 1, 0)
+    return np.minimum.accumulate(groups[::-1])[::-1]
 
 
 def cut(

@@ -28,19 +28,7 @@ _DEMUXERS = (
     "mov", "matroska", "mpegts", "mpeg", "mpegvideo", "avi", "flv", "live_flv", "asf", "ogg", "mxf", "gxf", "nut", "wtv", "rm",
     "dv", "ivf", "obu", "av1", "h264", "hevc", "vvc", "m4v", "vc1", "yuv4mpegpipe", "nsv", "swf", "h263", "h261",
 )  # fmt: skip
-_STILL_BRANDS = (
-    b"avif",
-    b"avis",
-    b"mif1",
-    b"msf1",
-    b"heic",
-    b"heix",
-    b"heim",
-    b"heis",
-    b"hevc",
-    b"hevx",
-    b"jxl ",
-)
+_STILL_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"jxl ")
 _OPEN_ERRORS_TRIED = 16
 
 
@@ -161,11 +149,3 @@ class VideoFile:
 def reason_of(error: Exception) -> str:
     """One line of what FFmpeg said."""
     return str(error) if isinstance(error, ReelscanError) else str(getattr(error, "strerror", None) or error)
-
-
-def is_hidden(packet: Packet[VideoStream], codec: str) -> bool:
-    """Whether no picture of this packet is ever shown, though others refer to it.
-
-    A VP8 frame of that kind has a packet of its own (RFC 6386, 9.1: show_frame is bit 4 of the first byte).
-    """
-    return codec == "vp8" and packet.size > 0 and not memoryview(packet)[0] & 0x10

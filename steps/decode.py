@@ -1,9 +1,9 @@
 """Decoding exactly the frames of a chunk.
 
 The fast way decodes with all threads, skips pictures that nothing refers to, and jumps over groups of pictures in which
-no frame is wanted. It trusts what comes out only while there is no sign of damage: a decoding error, a packet or picture
-marked corrupt, a keyframe that is none, a wanted picture that does not come out. At the first such sign the chunk starts
-again the careful way: one thread (threads conceal damage differently), nothing skipped, twice through: first to learn
+no frame is wanted. It trusts what comes out only while there is no sign of damage: a packet that the plan knows to be
+damaged, a decoding error, a packet or picture marked corrupt, a keyframe that is none, pictures out of turn, a wanted
+picture that does not come out. At the first such sign the chunk starts again the careful way: one thread (threads conceal damage differently), nothing skipped, twice through: first to learn
 which packets are damaged, then to give out the pictures. Everything from a damaged packet to the next sound keyframe is
 not to be trusted, though decoders go on giving pictures, most of them unmarked; it is `not_decodable`. So what a frame
 shows, and whether it is listed as missing, does not depend on where its chunk begins.
@@ -11,7 +11,6 @@ shows, and whether it is listed as missing, does not depend on where its chunk b
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import time
 from collections.abc import Iterator
@@ -19,8 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import av.error
 
-from steps.container import VideoFile, is_hidden
+from steps.census import Census, Counter
+from steps.container import VideoFile
 from steps.errors import ObjectChangedError, TimeLimitError, UnsupportedError
+from steps.hidden import HiddenPackets
 from steps.source import SourceReader, SplicedReader
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class ChunkDecoder:
     # By pts, the fast way
 
     def _quickly_by_pts(self) -> Iterator[DecodedFrame]:
+        self._refuse_known_damage()
         file, packets = self._start(careful=False)
         try:
             packet = next(packets, None)
@@ -106,7 +108,7 @@ class ChunkDecoder:
     def _skip_to_key(self, packets: Iterator[Packet[VideoStream]], segment: Segment) -> Packet[VideoStream] | None:
         for packet in packets:
             self._check_deadline()
-            if packet.pts == segment.key_pts and packet.is_keyframe:
+            if _is_key_of(packet, segment):
                 return packet
         raise Damage(f"the key packet with pts {segment.key_pts} did not come")
 
@@ -117,16 +119,21 @@ class ChunkDecoder:
         wanted = _Wanted(self._plan, segment)
         context = file.stream.codec_context
         key_unchecked = segment.key_pts is not None and segment.key_displayed
+        last_pts_out: int | None = None
         skipping = False
         while packet is not None:
             if packet.is_corrupt:
                 raise Damage(f"the packet with pts {packet.pts} is damaged")
-            skip = packet.pts not in wanted.numbers
+            skip = packet.is_discard or packet.pts not in wanted.numbers
             if skip != skipping:
                 context.skip_frame = "NONREF" if skip else "DEFAULT"
                 skipping = skip
-            last = packet.pts == segment.last_pts
+            last = _is_last_of(packet, segment)
             for frame in self._decode_or_damage(file, packet, drain=last):
+                if frame.pts is not None:
+                    if last_pts_out is not None and frame.pts <= last_pts_out:
+                        raise Damage(f"the picture with pts {frame.pts} came out of turn")
+                    last_pts_out = frame.pts
                 if key_unchecked and frame.pts is not None and segment.key_pts is not None and frame.pts >= segment.key_pts:
                     if frame.pts != segment.key_pts or not frame.key_frame:
                         raise Damage(f"the keyframe with pts {segment.key_pts} is no place to start")
@@ -153,58 +160,69 @@ class ChunkDecoder:
     # By pts, the careful way
 
     def _carefully_by_pts(self) -> Iterator[DecodedFrame]:
-        from_start = False
-        census = self._take_census(from_start)
-        if not census.starts_at_a_key:
-            from_start = True
-            census = self._take_census(from_start)
-        trusted = {pts for segment in self._segments for pts in segment.pts if pts is not None and census.trusts(pts)}
-        wanted = _Wanted(self._plan, *self._segments, only=trusted)
+        by_group = True
+        census = self._take_census(by_group)
+        if census.has_unclean_key:
+            by_group = False
+            census = self._take_census(by_group)
+        wanted = _Wanted(self._plan, *self._segments, only=census.trusted)
         yield from wanted.ready()
-        for frame in self._all_pictures(None, from_start):
+        for frame in self._all_pictures(None, by_group):
             yield from wanted.take(frame)
         yield from wanted.give_up()
 
-    def _take_census(self, from_start: bool) -> _Census:
-        census = _Census()
-        for frame in self._all_pictures(census, from_start):
+    def _take_census(self, by_group: bool) -> Census:
+        damaged = {pts for segment in self._segments for pts in segment.damaged}
+        census = Census(_Wanted(self._plan, *self._segments).numbers.keys(), damaged)
+        for frame in self._all_pictures(census, by_group):
             census.see_picture(frame)
-        census.close()
         return census
 
-    def _all_pictures(self, census: _Census | None, from_start: bool) -> Iterator[VideoFrame]:
-        """Every picture of the chunk that comes out of one thread, whatever happens on the way."""
-        last_pts = self._segments[-1].last_pts
-        file, packets = self._start(careful=True, from_start=from_start)
+    def _all_pictures(self, census: Census | None, by_group: bool) -> Iterator[VideoFrame]:
+        """Every picture of the chunk that one thread gives for the packets of its own group, whatever happens on the way.
+
+        Each group is decoded to its end by itself, so that damage before it, and where the chunk begins and ends, make
+        no difference. Without `by_group` all is decoded from the start of the file: where keyframes are none.
+        """
+        wanted = _Wanted(self._plan, *self._segments).numbers
+        file, packets = self._start(careful=True, from_start=not by_group)
+        hidden = HiddenPackets(self._plan.video.codec, file.stream.codec_context.extradata)
+        context = file.stream.codec_context
+        groups: Iterable[GroupPackets] = Groups(packets) if by_group else [zip(packets, itertools.repeat(True))]
+        is_last = False
         try:
-            for packet in packets:
-                self._check_deadline()
-                if census:
-                    census.see_packet(packet, self._plan.video.codec)
-                frames, sound = _decode_anyway(file, packet)
-                if census and not sound:
-                    census.see_damage()
-                yield from frames
-                if packet.pts == last_pts:
+            for group in groups:
+                pts_of_group: set[int | None] = set()
+                for packet, belongs in group:
+                    self._check_deadline()
+                    if belongs and not packet.is_discard:
+                        pts_of_group.add(packet.pts)
+                        is_last = is_last or _is_last_of(packet, self._segments[-1])
+                    if census:
+                        census.see_packet(packet, belongs=belongs, hidden=hidden.is_hidden(packet))
+                    context.skip_frame = _skip(packet, wanted)
+                    frames, sound = _decode_anyway(file, packet)
+                    if census and not sound:
+                        census.see_damage()
+                    yield from (frame for frame in frames if frame.pts in pts_of_group)
+                    if is_last and not by_group:
+                        break
+                frames
+                if is_last:
                     break
-            for _ in range(_MOST_DRAINS):
-                frames, sound = _decode_anyway(file, None)
-                if census and not sound:
-                    census.see_damage()
-                if not frames and sound:
-                    break
-                yield from frames
         finally:
             file.close()
 
     # By counting, where pts do not tell frames apart
 
     def _by_count(self, careful: bool) -> Iterator[DecodedFrame]:
+        if not careful:
+            self._refuse_known_damage()
         segment = self._segments[0]
-        counter = _Counter(segment.displayed_pts)
+        counter = Counter(segment.displayed_pts, segment.damaged)
         position = 0
         for frame, sound in self._counted_pictures(careful):
-            number = counter.number_of(frame, sound and not frame.is_corrupt)
+            number = counter.number_of(frame, sound=sound and not frame.is_corrupt)
             if not careful and not counter.trusted:
                 raise Damage("pictures are missing or damaged")
             while number is not None and position < len(segment.frames) and segment.frames[position] < number:
@@ -242,6 +260,10 @@ class ChunkDecoder:
         return DecodedFrame(segment.frames[position], segment.pts[position], round(seconds, 6), frame)
 
     # Reaching the chunk
+
+    def _refuse_known_damage(self) -> None:
+        if any(segment.damaged for segment in self._segments):
+            raise Damage("packets of it were lost")
 
     def _start(
         self, *, careful: bool, from_start: bool = False
@@ -304,11 +326,10 @@ class ChunkDecoder:
         packets = file.packets()
         for packet in packets:
             self._check_deadline()
-            if packet.is_keyframe and packet.pts is not None and segment.key_pts is not None:
-                if packet.pts == segment.key_pts:
-                    return itertools.chain((packet,), packets)
-                if packet.pts > segment.key_pts:
-                    return None
+            if _is_key_of(packet, segment):
+                return itertools.chain((packet,), packets)
+            if packet.is_keyframe and packet.pts is not None and packet.pts > (segment.key_pts or 0):
+                return None
         return None
 
     def _check_deadline(self) -> None:
@@ -367,106 +388,13 @@ class _Wanted:
         return DecodedFrame(number, pts, round(float(self._video.time_seconds(pts)), 6), picture)
 
 
-class _Census:
-    """What one thread made of every packet of a chunk, and so which frames can be trusted."""
-
-    def __init__(self) -> None:
-        self._place: dict[int, int] = {}
-        """Place in the order of decoding of each packet that should give a picture, by pts."""
-        self._keys: list[tuple[int, int, bool]] = []
-        """Place, pts and whether it is displayed, of each key packet."""
-        self._damaged: list[int] = []
-        self._came_out: dict[int, bool] = {}
-        """Whether it was a sound keyframe, for the pts of each sound picture."""
-        self._packets = 0
-        self._sound_keys: list[tuple[int, int]] = []
-
-    def see_packet(self, packet: Packet[VideoStream], codec: str) -> None:
-        """`packet` goes into the decoder."""
-        if packet.pts is not None:
-            displayed = not packet.is_discard and not is_hidden(packet, codec)
-            if packet.is_keyframe:
-                self._keys.append((self._packets, packet.pts, displayed))
-            leading = bool(self._keys) and packet.pts < self._keys[0][1]
-            if displayed and self._keys and not leading:
-                self._place[packet.pts] = self._packets
-            elif displayed:
-                # Before the first keyframe, or leading it: may come out or not, and says nothing about the rest.
-                self._place.setdefault(packet.pts, self._packets)
-        if packet.is_corrupt:
-            self._damaged.append(self._packets)
-        self._packets += 1
-
-    def see_damage(self) -> None:
-        """The decoder refused the packet last seen."""
-        self._damaged.append(max(0, self._packets - 1))
-
-    def see_picture(self, frame: VideoFrame) -> None:
-        """`frame` came out of the decoder."""
-        if frame.pts is None:
-            return
-        if frame.is_corrupt:
-            self._damaged.append(self._place.get(frame.pts, 0))
-        else:
-            self._came_out[frame.pts] = bool(frame.key_frame)
-
-    @property
-    def starts_at_a_key(self) -> bool:
-        """Whether the first key packet gave a keyframe, or none for damage; not so in the middle of an intra refresh."""
-        return not self._keys or self._came_out.get(self._keys[0][1], True)
-
-    def close(self) -> None:
-        """All has been seen."""
-        first_key_pts = self._keys[0][1] if self._keys else None
-        first_key_place = self._keys[0][0] if self._keys else 0
-        for pts, place in self._place.items():
-            expected = place >= first_key_place and (first_key_pts is None or pts >= first_key_pts)
-            if expected and pts not in self._came_out:
-                self._damaged.append(place)
-        self._damaged.sort()
-        self._sound_keys = [
-            (place, pts) for place, pts, displayed in self._keys
-            if not displayed or self._came_out.get(pts, False)
-        ]  # fmt: skip
-
-    def trusts(self, pts: int) -> bool:
-        """Whether the picture came out, and nothing that it is made of is damaged."""
-        place = self._place.get(pts)
-        if place is None or pts not in self._came_out:
-            return False
-        # Leading pictures are decoded behind a key but made of the group before it too.
-        number = bisect.bisect_right(self._sound_keys, (place, pts)) - 1
-        while number >= 0 and self._sound_keys[number][1] > pts:
-            number -= 1
-        since = self._sound_keys[number][0] if number >= 0 else 0
-        first = bisect.bisect_left(self._damaged, since)
-        return first == len(self._damaged) or self._damaged[first] > place
+def _is_key_of(packet: Packet[VideoStream], segment: Segment) -> bool:
+    # An edit list can cut one keyframe away and show another at the same pts.
+    return packet.is_keyframe and packet.pts == segment.key_pts and packet.is_discard != segment.key_displayed
 
 
-class _Counter:
-    """Says which displayed frame a picture is where pts do not."""
-
-    def __init__(self, displayed_pts: list[int] | None) -> None:
-        self._displayed_pts = displayed_pts
-        self._next = 0
-        self.trusted = True
-        """Whether the last picture asked about is what its number says."""
-
-    def number_of(self, frame: VideoFrame, sound: bool) -> int | None:
-        """Number of the frame; None for a picture that the plan does not know."""
-        number = self._next
-        if self._displayed_pts is None:
-            # One picture lost shifts all that follow, and nothing tells how many were.
-            self.trusted = self.trusted and sound
-        else:
-            try:
-                number = self._displayed_pts.index(frame.pts, self._next)
-            except ValueError:
-                return None
-            unbroken = number == self._next and sound
-            self.trusted = unbroken and (self.trusted or bool(frame.key_frame)) or (sound and bool(frame.key_frame))
-        self._next = number + 1
-        return number
+def _is_last_of(packet: Packet[VideoStream], segment: Segment) -> bool:
+    return packet.pts == segment.last_pts and not packet.is_discard
 
 
 def _decode_anyway(file: VideoFile, packet: Packet[VideoStream] | None) -> tuple[list[VideoFrame], bool]:

@@ -39,7 +39,9 @@ class ReelscanError(Exception):
     code: ClassVar[str] = "internal"
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        # Names from outside end up in messages, and must not steer the terminal that shows them.
+        one_line = " ".join(message.split())
+        super().__init__("".join(letter if letter.isprintable() else "\ufffd" for letter in one_line))
 
 
 class UsageError(ReelscanError):

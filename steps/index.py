@@ -1,8 +1,9 @@
 """The index of a video: every packet's time and place, read in one forward pass without decoding the video.
 
-Measured on thirty kinds of files, the n-th displayed frame is the packet with the n-th smallest pts that is not marked
-as discarded, save where the container has no pts of its own (raw H.264, H.264 with B-frames in AVI), repeats them
-(concatenated TS), or starts in the middle of a group of pictures. `VideoIndex` tells these apart.
+Measured on sixty kinds of files, the n-th displayed frame is the packet with the n-th smallest pts that is not marked
+as discarded, save where the container has no pts of its own (raw H.264, H.264 with B-frames in AVI, packed MPEG-4), goes
+back in time (recordings put end to end), starts in the middle of a group of pictures, or holds packets of which nothing
+is shown. `VideoIndex` tells these apart.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.container import VideoFile, is_hidden, reason_of
+from steps.container import VideoFile, reason_of
 from steps.errors import NotAVideoError, TooLargeError, UnsupportedError
+from steps.hidden import HiddenPackets
 from steps.orientation import Orientation, orientation_of
+from steps.transport_stream import LossFinder, damaged_packets
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -33,6 +36,8 @@ NO_PTS = -(1 << 63)
 _KEYS_TRIED = 8
 _CUES_ID = b"\x1c\x53\xbb\x6b"
 _CHECKED_EVERY_PACKETS = 1024
+_DISPLAY_TIMES_MENDED = ("mpeg1video", "mpeg2video", "mpeg4")
+"""Codecs whose pictures FFmpeg puts in order of display by itself where the container tells the order of decoding."""
 
 
 @dataclass
@@ -47,6 +52,10 @@ class Packets:
     key: NDArray[np.bool_]
     displayed: NDArray[np.bool_]
     """Whether a picture of it is shown: not cut away by an edit list, not before the first decodable one."""
+    discarded: NDArray[np.bool_]
+    """Whether an edit list cuts it away, though others may need it."""
+    damaged: NDArray[np.bool_]
+    """Whether parts of it, or packets before it, were lost on the way."""
 
 
 @dataclass
@@ -95,22 +104,28 @@ def read_index(
         NotAVideoError, UnsupportedError, TooLargeError: it is no video, or none that can be decoded here.
         NotFoundError, AccessDeniedError, ObjectChangedError, StorageError, TimeLimitError: reading failed.
     """
+    losses = LossFinder()
+    reader.tap = losses.feed
     file = VideoFile(reader, url, settings)
     try:
-        return _Indexer(file, reader, url, settings).run(progress)
+        return _Indexer(file, reader, losses, url, settings).run(progress)
     finally:
         file.close()
 
 
 class _Indexer:
-    def __init__(self, file: VideoFile, reader: SourceReader, url: str, settings: Settings) -> None:
+    def __init__(
+        self, file: VideoFile, reader: SourceReader, losses: LossFinder, url: str, settings: Settings
+    ) -> None:
         self._file = file
         self._reader = reader
+        self._losses = losses
         self._url = url
         self._settings = settings
         self._columns = [array("q") for _ in range(4)]
         self._key = bytearray()
-        self._displayed = bytearray()
+        self._discarded = bytearray()
+        self._hidden = bytearray()
         self._corrupt = 0
         stream = file.stream
         self._time_base = Fraction(stream.time_base or Fraction(1, 1000))
@@ -124,7 +139,12 @@ class _Indexer:
             index_entries=len(stream.index_entries),
             has_cues=_CUES_ID in reader.first_bytes(),
         )
+        self._hiding = HiddenPackets(self._header.codec, stream.codec_context.extradata)
         self._first = _FirstPictures(file)
+        if self._header.container == "mpegts":
+            losses.watch(stream.id)
+        else:
+            reader.tap = None
 
     def run(self, progress: Callable[[int, int], None] | None) -> VideoIndex:
         total_bytes = self._file.container.size
@@ -136,6 +156,7 @@ class _Indexer:
                 if progress:
                     progress(min(self._reader.tell(), total_bytes), total_bytes)
         self._reader.raise_error()
+        self._losses.end()
         self._first.end()
         self._check_limits()
         if progress:
@@ -159,7 +180,8 @@ class _Indexer:
         for column, value in zip(self._columns, (pts, dts, position, packet.size), strict=True):
             column.append(value)
         self._key.append(packet.is_keyframe)
-        self._displayed.append(not packet.is_discard and not is_hidden(packet, self._header.codec))
+        self._discarded.append(packet.is_discard)
+        self._hidden.append(self._hiding.is_hidden(packet))
         self._corrupt += packet.is_corrupt
 
     def _check_limits(self) -> None:
@@ -170,13 +192,15 @@ class _Indexer:
             )
 
     def _index(self, picture: VideoFrame) -> VideoIndex:
-        columns = [np.frombuffer(column, dtype=np.int64) for column in self._columns]
+        pts, dts, position, size = (np.frombuffer(column, dtype=np.int64) for column in self._columns)
+        key, discarded, hidden = (
+            np.frombuffer(flags, dtype=np.bool_) for flags in (self._key, self._discarded, self._hidden)
+        )
         packets = Packets(
-            *columns,
-            key=np.frombuffer(self._key, dtype=np.bool_),
-            displayed=np.frombuffer(self._displayed, dtype=np.bool_).copy(),
+            pts, dts, position, size, key, ~discarded & ~hidden, discarded, damaged_packets(self._losses.losses, position, key)
         )
         self._hide_undecodable_start(packets)
+        self._hide_fragments(packets)
         shown = packets.pts[packets.displayed]
         if not len(shown):
             raise NotAVideoError(f"{self._url}: an edit list cuts all of its frames away")
@@ -196,18 +220,21 @@ class _Indexer:
             height=picture.height,
             pixel_format=picture.format.name,
             orientation=orientation_of(picture),
-            identify_by=self._identify_by(shown),
+            identify_by=self._identify_by(packets),
             clean_keys=self._first.clean_keys,
             guessed_fps=Fraction(guessed) if guessed else None,
-            warnings=self._warnings(len(shown)),
+            warnings=self._warnings(self._corrupt + int(packets.damaged.sum())),
         )
 
-    def _identify_by(self, shown: NDArray[np.int64]) -> Literal["pts", "displayed_pts", "output_order"]:
-        # AVI stores when a packet is decoded, not when it is shown; FFmpeg mends that for MPEG-4 only.
-        reordered = self._header.codec in ("h264", "hevc") and self._file.stream.codec_context.has_b_frames
-        if bool((shown == NO_PTS).any()) or (self._header.container == "avi" and reordered):
+    def _identify_by(self, packets: Packets) -> Literal["pts", "displayed_pts", "output_order"]:
+        shown = packets.displayed
+        # AVI stores when a packet is decoded, not when it is shown.
+        reordered = self._file.stream.codec_context.has_b_frames and self._header.codec not in _DISPLAY_TIMES_MENDED
+        by_decoding = self._header.container == "avi" and reordered
+        if by_decoding or self._hiding.is_packed or bool((packets.pts[shown] == NO_PTS).any()):
             return "output_order"
-        return "pts" if len(np.unique(shown)) == len(shown) else "displayed_pts"
+        ascend = not len(jumps_back(packets.dts[shown]))
+        return "pts" if ascend and len(np.unique(packets.pts[shown])) == int(shown.sum()) else "displayed_pts"
 
     def _hide_undecodable_start(self, packets: Packets) -> None:
         keys = np.flatnonzero(packets.key)
@@ -222,10 +249,16 @@ class _Indexer:
             if int(packets.pts[number]) not in self._first.pts:
                 packets.displayed[number] = False
 
-    def _warnings(self, frames: int) -> list[str]:
+    def _hide_fragments(self, packets: Packets) -> None:
+        # What is left of a picture whose head was lost has no time, though the others have.
+        fragment = packets.displayed & (packets.pts == NO_PTS)
+        if packets.damaged.any() and not fragment[packets.displayed].all():
+            packets.displayed[fragment] = False
+
+    def _warnings(self, damaged: int) -> list[str]:
         warnings = []
-        if self._corrupt:
-            warnings.append(f"{self._corrupt} packets are damaged")
+        if damaged:
+            warnings.append(f"{damaged} packets are damaged")
         entries = self._header.index_entries
         if self._header.container.startswith("mov") and entries > len(self._key):
             warnings.append(f"the file ends before {entries - len(self._key)} of the {entries} frames that its index names")
@@ -309,6 +342,12 @@ class _FirstPictures:
         self.pts = known
         self.clean_keys = any(frame.pts == packet.pts and frame.key_frame for frame in frames)
         self._state = "done"
+
+
+def jumps_back(dts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where decoding times go back, as they do where recordings were put end to end: indexes of the first ones behind."""
+    numbers = np.flatnonzero(dts != NO_PTS)
+    return numbers[1:][np.diff(dts[numbers]) < 0]
 
 
 def _header_duration(file: VideoFile) -> float | None:

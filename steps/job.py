@@ -70,6 +70,10 @@ class GivenServer:
         """The chunks find out by themselves."""
 
 
+class _LeaseLostError(StorageError):
+    """Another may compute the run now. Whoever has done so when the lease is there again, the results are the same."""
+
+
 @dataclass(frozen=True)
 class JobResult:
     """What a job came to."""
@@ -125,8 +129,8 @@ class Job:
             try:
                 # Another may have done it while this one waited for the lease.
                 result = self._find_done(store) or self._compute(source, model, store, lease, deadline)
-            except StorageError as error:
-                if not lease.lost or time.monotonic() > deadline:
+            except _LeaseLostError as error:
+                if time.monotonic() > deadline:
                     raise
                 self.observer.note(str(error))
             finally:
@@ -193,7 +197,10 @@ class Job:
             return
 
         def check() -> None:
-            lease.check()
+            try:
+                lease.check()
+            except StorageError as error:
+                raise _LeaseLostError(str(error)) from error
             self.server.ensure_running()
 
         workers = Workers(

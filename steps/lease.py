@@ -27,7 +27,7 @@ MAX_LEASE_SECONDS = 3600.0
 """Of a lease that somebody else wrote."""
 _RENEWALS = 3
 _CANCEL_POLL_SECONDS = 0.2
-_MOST_POLL_SECONDS = 5.0
+_MOST_POLL_SECONDS = 2.0
 
 
 class Lease:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -134,6 +134,7 @@ class Options(BaseModel):
 
 _LISTS = ("labels", "outputs")
 _TEXTS = ("model",)
+_NUMBER = re.compile(r"[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?")
 
 
 def parse_texts(texts: Mapping[str, str | None], spell: Any) -> dict[str, Any]:
@@ -150,13 +151,10 @@ def parse_texts(texts: Mapping[str, str | None], spell: Any) -> dict[str, Any]:
             if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
                 raise UsageError(f"{spell(name)}: {text!r} is not true or false")
             values[name] = text.lower() in ("true", "1", "yes")
+        elif _NUMBER.fullmatch(text):
+            values[name] = int(text) if text.isdecimal() else float(text)
         else:
-            try:
-                values[name] = json.loads(text)
-            except ValueError:
-                values[name] = None
-            if isinstance(values[name], bool) or not isinstance(values[name], int | float):
-                raise UsageError(f"{spell(name)}: {text[:80]!r} is not a number")
+            raise UsageError(f"{spell(name)}: {text[:80]!r} is not a number")
     return values
 
 

@@ -115,6 +115,9 @@ class Segment(_Model):
     """Their pts; None where the container has none."""
     ticks: list[int] | None = None
     """Their times in units of the time base from the first displayed frame, where the pts do not tell them."""
+    damaged: list[int] = []
+    """Packets that are known to be damaged, by their pts; where pictures are counted off, the numbers of the displayed
+    frames that damage can have spoilt."""
     displayed_pts: list[int] | None = None
     """Where pts repeat: those of all displayed frames in order, by which decoded pictures are counted off."""
 

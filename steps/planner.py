@@ -23,7 +23,7 @@ from steps.chunking import (
     shown_frames,
 )
 from steps.errors import InvalidTaskError, StorageError, TooLargeError
-from steps.index import NO_PTS, VideoIndex, read_index
+from steps.index import NO_PTS, VideoIndex, jumps_back, read_index
 from steps.plan import (
     PLAN_KEY,
     Chunk,
@@ -262,13 +262,29 @@ class _Planner:
                     key_pts=None if from_start else key_pts,
                     key_dts=None if from_start else min(key_pts, key_pts if key_dts == NO_PTS else key_dts),
                     key_position=None if from_start or packets.position[key] < 0 else int(packets.position[key]),
-                    key_displayed=bool(packets.displayed[key]),
+                    key_displayed=not packets.discarded[key],
                     last_pts=int(packets.pts[run.last_packet]),
                     frames=run.frames.tolist(),
                     pts=shown.pts[run.frames].tolist(),
+                    damaged=self._damaged_pts(0 if from_start else key, run.last_packet),
                 )
             )
         return segments
+
+    def _damaged_pts(self, first_packet: int, last_packet: int) -> list[int]:
+        packets = self._index.packets
+        needed = slice(first_packet, last_packet + 1)
+        pts = packets.pts[needed][packets.damaged[needed]]
+        return pts[pts != NO_PTS].tolist()
+
+    def _damaged_frames(self) -> list[int]:
+        """Numbers of the displayed frames from a damaged packet to before the next keyframe, in the order of the file."""
+        packets, shown = self._index.packets, self._timeline.shown
+        numbers = np.arange(len(packets.pts))
+        last_damaged = np.maximum.accumulate(np.where(packets.damaged, numbers, -1))
+        last_key = np.maximum.accumulate(np.where(packets.key, numbers, -1))
+        spoilt = (last_damaged >= 0) & (last_damaged >= last_key)
+        return np.flatnonzero(spoilt[shown.packet]).tolist()
 
     def _whole(self, frames: NDArray[np.int64]) -> Segment:
         index, shown = self._index, self._timeline.shown
@@ -283,6 +299,7 @@ class _Planner:
             frames=frames.tolist(),
             pts=shown.pts[frames].tolist() if has_pts else [None] * len(frames),
             ticks=None if by_pts else self._timeline.ticks[frames].tolist(),
+            damaged=self._damaged_pts(0, len(index.packets.pts)) if by_pts else self._damaged_frames(),
             displayed_pts=shown.pts.tolist() if index.identify_by == "displayed_pts" else None,
         )
 
@@ -318,8 +335,7 @@ def _timeline_of(index: VideoIndex) -> _Timeline:
         times = np.sort(times)
         return _Timeline(Shown(pts, numbers), times - times[0])
     # Times that jump back (files put end to end) go on where the part before ended.
-    decode_times = np.where(dts == NO_PTS, pts, dts)
-    parts = np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(decode_times) < 0) + 1)
+    parts = np.split(np.arange(len(numbers)), jumps_back(dts))
     order, ticks, offset = [], [], 0
     for part in parts:
         sorted_part = part[np.argsort(pts[part], kind="stable")]

@@ -55,7 +55,7 @@ def _open_bucket(bucket: str, timeout_seconds: float, environment: tuple[tuple[s
     if endpoint:
         config["endpoint"] = endpoint
     return Bucket(
-        config=config,  # type: ignore[arg-type]
+        config=config,
         client_options={
             "allow_http": bool(endpoint and endpoint.startswith("http://")),
             "connect_timeout": "10s",

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ from steps.errors import (
     TooLargeError,
 )
 from steps.plan import SourceIdentity
+from steps.transport_stream import PACKET_BYTES, packet_stride
 
 if TYPE_CHECKING:
     from steps.settings import Settings
@@ -261,8 +262,11 @@ class SourceReader:
         self._block_bytes = first_block_bytes
         self._blocks: list[tuple[int, bytes]] = []
         self._position = 0
+        self._first_bytes = b""
         self._error: ReelscanError | None = None
         self.bytes_read = 0
+        self.tap: Callable[[int, bytes], None] | None = None
+        """Is given every block that is fetched, with its position."""
 
     def read(self, length: int) -> bytes:
         """Up to `length` bytes from the position; empty at the end."""
@@ -286,10 +290,11 @@ class SourceReader:
 
     def first_bytes(self) -> bytes:
         """The file's first 4 KiB, without moving the position."""
-        for start, block in self._blocks:
-            if start == 0:
-                return block[:4096]
-        return self._source.read(0, 4096)
+        if not self._first_bytes:
+            position, self._position = self._position, 0
+            self._read(1)
+            self._position = position
+        return self._first_bytes
 
     def raise_error(self) -> None:
         """Raise what made a `read` fail, if one did."""
@@ -326,6 +331,10 @@ class SourceReader:
             )
         data = self._source.read(self._position, wanted)
         self.bytes_read += len(data)
+        if self._position == 0:
+            self._first_bytes = data[:4096]
+        if self.tap:
+            self.tap(self._position, data)
         self._blocks.append((self._position, data))
         del self._blocks[:-KEPT_BLOCKS]
         return data
@@ -341,7 +350,8 @@ class SplicedReader:
 
     def __init__(self, reader: SourceReader, start_bytes: int, position: int) -> None:
         self._reader = reader
-        self._start_bytes = start_bytes - (start_bytes - position) % _transport_packet_bytes(reader.first_bytes())
+        stride = packet_stride(reader.first_bytes()) or PACKET_BYTES
+        self._start_bytes = start_bytes - (start_bytes - position) % stride
         self._position = position
         self._jumped = position <= start_bytes
         self.first_bytes = reader.first_bytes
@@ -356,16 +366,3 @@ class SplicedReader:
             self._reader.seek(self._position)
             self._jumped = True
         return self._reader.read(length)
-
-
-def _transport_packet_bytes(start: bytes) -> int:
-    """188 for plain transport streams, 192 with a time code before each packet, 204 with error correction behind it.
-
-    ISO 13818-1, 2.4.3.2: each packet begins with the byte 0x47.
-    """
-    for packet_bytes in (192, 204):
-        for offset in range(packet_bytes):
-            places = range(offset, len(start), packet_bytes)
-            if len(places) > 4 and all(start[place] == 0x47 for place in places):
-                return packet_bytes
-    return 188

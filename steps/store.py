@@ -120,7 +120,7 @@ def open_store(url: str, settings: Settings) -> Store:
 
 
 class FolderStore:
-    """A folder. Tags are digests of the content; conditional writes hold a lock on the folder."""
+    """A folder. Tags are digests of the content; conditional writes hold a lock on the folder that the key is in."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -165,7 +165,7 @@ class FolderStore:
     def list(self, prefix: str) -> Iterator[str]:
         top = self._path(prefix.rpartition("/")[0])
         with self._reporting(prefix):
-            for folder, _, names in os.walk(top):
+            for folder, _, names in os.walk(top, onerror=_raise_unless_missing):
                 for name in names:
                     key = (Path(folder) / name).relative_to(self.folder).as_posix()
                     if key.startswith(prefix) and not name.startswith("."):
@@ -200,7 +200,7 @@ class FolderStore:
         return self.folder / key
 
     def _put_if(self, key: str, data: bytes, etag: str | None) -> str | None:
-        with self._locked():
+        with self._locked(self._path(key).parent):
             try:
                 current = self.get(key).etag
             except NotFoundError:
@@ -210,10 +210,10 @@ class FolderStore:
             return self.put(key, data) if current == etag else None
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, folder: Path) -> Iterator[None]:
         with self._reporting(".lock"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / ".lock").open("w")
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / ".lock").open("w")
         deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
         with file:
             while True:
@@ -223,7 +223,7 @@ class FolderStore:
                 except BlockingIOError as error:
                     if time.monotonic() > deadline:
                         raise StorageError(
-                            f"{self.folder / '.lock'}: another process had it for {LOCK_TIMEOUT_SECONDS:g} s; "
+                            f"{folder / '.lock'}: another process had it for {LOCK_TIMEOUT_SECONDS:g} s; "
                             "see which one hangs"
                         ) from error
                     time.sleep(LOCK_POLL_SECONDS)
@@ -389,6 +389,11 @@ class S3Store:
 
 def _content_tag(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 _Reporting = Callable[[], AbstractContextManager[None]]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from local.aws import embedded_aws, endpoint_url
 
+from local.aws import embedded_aws, endpoint_url
 from tests.faults import FaultProxy
 
 if TYPE_CHECKING:

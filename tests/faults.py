@@ -15,10 +15,8 @@ from typing import Any, Literal
 Kind = Literal["throttle", "deny", "lose_request", "lose_answer", "cut_answer", "hang"]
 
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
-_BODIES = {
-    "throttle": (503, "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"),
-    "deny": (403, "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"),
-}
+# Status, code of S3, code of SQS.
+_ERRORS = {"throttle": (503, "SlowDown", "ThrottlingException"), "deny": (403, "AccessDenied", "AccessDenied")}
 
 
 @dataclass
@@ -105,9 +103,13 @@ def _handler(proxy: FaultProxy, target_port: int) -> type[BaseHTTPRequestHandler
                 self.reset()
             elif fault == "lose_request":
                 self.reset()
-            elif fault in _BODIES:
-                status, text = _BODIES[fault]
-                self.answer(status, [("Content-Type", "application/xml")], text.encode())
+            elif fault in _ERRORS:
+                status, s3_code, sqs_code = _ERRORS[fault]
+                if target:
+                    text, kind = f'{{"__type": "com.amazonaws.sqs#{sqs_code}"}}', "application/x-amz-json-1.0"
+                else:
+                    text, kind = f"<Error><Code>{s3_code}</Code></Error>", "application/xml"
+                self.answer(status, [("Content-Type", kind)], text.encode())
             else:
                 status, headers, answer = self.forward(body)
                 if fault == "lose_answer":

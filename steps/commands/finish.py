@@ -41,21 +41,21 @@ def finish(
     settings = Settings.from_environment()
     if settings.results is None:
         raise UsageError("no place for the ledger is set; set REELSCAN_RESULTS to s3://BUCKET/PREFIX")
-    stated = [{"code": code, "message": message, "step": step}]
+    by_flags = [{"code": code, "message": message, "step": step}]
     try:
-        errors = json.loads(errors_file.read_text()) if errors_file else stated
-        told = [TaskError(StepError.make(error["code"], error["message"], error["step"])) for error in errors]
+        errors = json.loads(errors_file.read_text()) if errors_file else by_flags
+        told = [StepError.make(stated["code"], stated["message"], stated["step"]) for stated in errors]
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(
             f"--errors-file {errors_file}: is no list of objects with code, message and step ({error})"
         ) from error
-    for error in told:
-        if error.error.code not in ERROR_CODES:
-            raise UsageError(f"code {error.error.code!r} is not known; allowed are {', '.join(ERROR_CODES)}")
+    for step_error in told:
+        if step_error.code not in ERROR_CODES:
+            raise UsageError(f"code {step_error.code!r} is not known; allowed are {', '.join(ERROR_CODES)}")
     outbox = Outbox(Ledger(open_store(settings.results, settings).below("ledger")), Queues(settings), settings)
     run = open_store(run_url, settings) if run_url else None
     for finished in report(
-        given.body, given.message_id, told, settings, outbox,
+        given.body, given.message_id, [TaskError(error) for error in told], settings, outbox,
         received_at=given.received_at, attempt=attempt, workflow=workflow, run=run, wait=True,
     ):  # fmt: skip
         click.echo(finished.outcome.completed.to_bytes().decode())

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from steps.aggregate import aggregate, ensure_outputs, load_summary
 from steps.errors import StorageError
 from steps.options import OUTPUTS
-from steps.plan import Plan
 from steps.settings import Settings
 from steps.shards import ShardWriter, read_chunk_error, write_chunk_error
 from steps.store import FolderStore, Store, open_store
-
 from tests.conftest import Aws
 from tests.faults import FaultProxy
 from tests.steps.runs import detections_of, make_run, pts_of, stats, time_of, write_shard, write_shards
@@ -372,7 +371,10 @@ class TestFaults:
             "from steps.store import FolderStore\n"
             "store = FolderStore(__import__('pathlib').Path(sys.argv[1]))\n"
             "plan = Plan.model_validate_json(store.get('plan.json').data)\n"
-            "aggregate(store, plan, ['frames', 'coco'], progress=lambda done, total: done == 6 and os.kill(os.getpid(), 9))\n"
+            "def die_half_way(done, total):\n"
+            "    if done == 6:\n"
+            "        os.kill(os.getpid(), 9)\n"
+            "aggregate(store, plan, ['frames', 'coco'], progress=die_half_way)\n"
         )
         died = subprocess.run([sys.executable, "-c", script, str(folder.folder)], check=False)
 

@@ -89,9 +89,7 @@ def test_an_intra_refresh_clip_is_decoded_from_its_start(name: str, clips: ClipL
     assert analyst.analyse(clips[name].path, fps=5.0, chunk_seconds=1.0).plan.access == "sequential"
 
 
-def test_whole_groups_of_pictures_without_a_wanted_frame_are_jumped_over(
-    clips: ClipLibrary, analyst: Analyst
-) -> None:
+def test_whole_groups_of_pictures_without_a_wanted_frame_are_jumped_over(clips: ClipLibrary, analyst: Analyst) -> None:
     clip = clips["h264_open_gop.mp4"]
     analysis = analyst.analyse(clip.path, fps=0.4, chunk_seconds=WHOLE)
     assert_shows_what_it_says(analysis, sample(clip, 0.4))

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from steps import store as store_module
 from steps.aggregate import aggregate
 from steps.errors import StorageError
@@ -18,7 +19,6 @@ from steps.results.frames import read_frames
 from steps.results.parquet import ROWS_A_GROUP, SCHEMA
 from steps.settings import Settings
 from steps.store import FolderStore, open_store
-
 from tests.conftest import Aws
 from tests.faults import FaultProxy
 from tests.steps.runs import LABELS, detections_of, make_run, pts_of, time_of, write_shards
@@ -122,10 +122,14 @@ class TestParquet:
         plan = make_run(store, [[0]])
         faults.inject("throttle", "(PUT|POST) .*parquet", times=1000)
 
-        with pytest.raises(StorageError, match="SlowDown"), open_output("parquet", store, plan) as writer:
-            for frame in range(rows):
-                record = {"frame": frame, "time_seconds": frame / 7, "pts": frame, "detections": detections_of(3)}
-                writer.add("", record)
+        def write_rows() -> None:
+            with open_output("parquet", store, plan) as writer:
+                for frame in range(rows):
+                    record = {"frame": frame, "time_seconds": frame / 7, "pts": frame, "detections": detections_of(3)}
+                    writer.add("", record)
+
+        with pytest.raises(StorageError, match="SlowDown"):
+            write_rows()
         # What pyarrow leaves behind must not write either.
         gc.collect()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from steps.errors import NotFoundError, StorageError
 from steps.plan import Chunk, Plan
 from steps.settings import Settings
@@ -19,7 +20,6 @@ from steps.shards import (
     write_chunk_error,
 )
 from steps.store import FolderStore, Store, open_store
-
 from tests.conftest import Aws
 from tests.steps.runs import detections_of, make_run, pts_of, stats, time_of, write_shard
 
@@ -102,9 +102,7 @@ def test_times_come_from_the_table_where_pts_do_not_tell_them(store: FolderStore
 
 
 @pytest.mark.parametrize("where", ["folder", "s3"])
-def test_a_shard_that_is_not_finished_does_not_appear(
-    request: pytest.FixtureRequest, store: Store, where: str
-) -> None:
+def test_a_shard_that_is_not_finished_does_not_appear(request: pytest.FixtureRequest, store: Store, where: str) -> None:
     if where == "s3":
         aws: Aws = request.getfixturevalue("aws")
         store = open_store(f"s3://{aws.bucket}/run", Settings())
@@ -112,9 +110,14 @@ def test_a_shard_that_is_not_finished_does_not_appear(
     chunk = plan.chunks[0]
     with ShardWriter(store, plan, chunk) as shard:
         shard.add(0, 0.0, 900, [])
-    with pytest.raises(ZeroDivisionError), ShardWriter(store, plan, chunk) as shard:
-        shard.add(0, 0.0, 900, [])
-        raise ZeroDivisionError
+
+    def fail_after_a_frame() -> None:
+        with ShardWriter(store, plan, chunk) as shard:
+            shard.add(0, 0.0, 900, [])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_a_frame()
     gc.collect()
 
     assert set(store.list("")) == {"plan.json", plan.table_key}

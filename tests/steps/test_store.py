@@ -4,16 +4,16 @@ import gc
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
 from steps import store as store_module
 from steps.errors import AccessDeniedError, NotFoundError, StorageError, UsageError
 from steps.settings import Settings
 from steps.store import PART_BYTES, FolderStore, S3Store, Store, open_store
-
 from tests.conftest import Aws
 from tests.faults import FaultProxy
 
@@ -177,9 +177,14 @@ class TestBothKinds:
     @pytest.mark.parametrize("size", [10, len(LARGE)])
     def test_a_writer_s_object_does_not_appear_after_an_error(self, store: Store, size: int) -> None:
         store.put("key", b"as before")
-        with pytest.raises(ZeroDivisionError), store.open_writer("key") as file:
-            file.write(LARGE[:size])
-            raise ZeroDivisionError
+
+        def fail_after(data: bytes) -> None:
+            with store.open_writer("key") as file:
+                file.write(data)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail_after(LARGE[:size])
         gc.collect()
 
         assert store.get("key").data == b"as before"
@@ -221,14 +226,35 @@ class TestFolder:
         with pytest.raises(AccessDeniedError, match=r"key: Permission denied; change its permissions"):
             FolderStore(tmp_path).get("key")
 
+    def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(path: object) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(AccessDeniedError, match="Permission denied"):
+            list(FolderStore(tmp_path).list("a"))
+
+    def test_who_wins_does_not_depend_on_how_deep_a_store_begins(self, tmp_path: Path) -> None:
+        top, below = FolderStore(tmp_path), FolderStore(tmp_path).below("a/b")
+        with ThreadPoolExecutor(1) as pool:
+            with top._locked(tmp_path / "a/b"):
+                creation = pool.submit(below.create, "key", b"x")
+                assert not wait([creation], timeout=0.3).done
+            assert creation.result() is not None
+
     def test_a_full_disk_is_a_storage_error_and_leaves_nothing(self, tmp_path: Path) -> None:
         # Every write to this device fails as on a full disk.
         store = FolderStore(tmp_path)
-        with pytest.raises(StorageError, match="No space left on device"), store.open_writer("key") as file:
-            full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - closed below
-            with full:
+
+        def write_to_full_disk() -> None:
+            with Path("/dev/full").open("wb", buffering=0) as full, store.open_writer("key") as file:
                 file._write = full.write  # type: ignore[attr-defined]
                 file.write(b"x")
+
+        with pytest.raises(StorageError, match="No space left on device"):
+            write_to_full_disk()
 
         assert list(tmp_path.iterdir()) == []
 
@@ -237,7 +263,7 @@ class TestFolder:
     ) -> None:
         monkeypatch.setattr(store_module, "LOCK_TIMEOUT_SECONDS", 0.0)
         store = FolderStore(tmp_path)
-        with store._locked(), pytest.raises(StorageError, match=r"\.lock: another process had it"):
+        with store._locked(tmp_path), pytest.raises(StorageError, match=r"\.lock: another process had it"):
             store.create("key", b"x")
 
 
@@ -353,9 +379,7 @@ class TestS3:
 
         assert read(s3_store, "key") == LARGE
 
-    def test_an_object_in_parts_survives_the_loss_of_the_last_answer(
-        self, s3_store: Store, faults: FaultProxy
-    ) -> None:
+    def test_an_object_in_parts_survives_the_loss_of_the_last_answer(self, s3_store: Store, faults: FaultProxy) -> None:
         faults.inject("lose_answer", "POST .*uploadId=")
         write(s3_store, "key", LARGE)
 

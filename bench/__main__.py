@@ -1,0 +1,89 @@
+"""`python -m bench`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench.agreement import check_cases
+from bench.cases import FULL, QUICK, Effort
+from bench.children import two_cores
+from bench.memory import measure_memory
+from bench.reading import measure_readings
+from bench.report import Report
+from bench.start import measure_starts
+from bench.throughput import measure_cases
+
+NAMES = ("throughput", "bytes", "memory", "start")
+_ONE_CORE = "processes cannot be pinned here to two cores, one for the server and one for its client"
+_NO_PROC = "peak memory is read from Linux's /proc"
+
+
+@click.command()
+@click.option(
+    "--quick", is_flag=True, help="Less of everything, in about a minute: to see that it works, not to compare."
+)
+@click.option("--only", type=click.Choice(NAMES), help="Measure this alone.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out/bench"), show_default=True,
+    help="Folder of bench.json and of what is kept between runs.",
+)  # fmt: skip
+def bench(*, quick: bool, only: str | None, out: Path) -> None:
+    """Compare the outputs of detect with those of its stages, then measure it.
+
+    Exit status 1: the outputs disagree, and nothing was measured. Figures under their goal are shown as such.
+    """
+    console = Console()
+    report = run_bench(
+        QUICK if quick else FULL, "quick" if quick else "full", NAMES if only is None else (only,), out, console
+    )
+    report.show(console)
+    console.print(f"written to {out / 'bench.json'}")
+    sys.exit(1 if report.differences else 0)
+
+
+def run_bench(effort: Effort, effort_name: str, names: tuple[str, ...], out: Path, console: Console) -> Report:
+    """Compare, measure what is named, and write `out`/bench.json."""
+    folder = out.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Report(effort_name)
+
+    def tell(line: str) -> None:
+        console.print(f"[dim]{line}[/dim]")
+
+    report.agreements = check_cases(folder, effort, tell)
+    if report.differences:
+        for difference in report.differences[:20]:
+            console.print(f"[red]outputs differ[/red]: {difference}")
+    else:
+        _measure(report, effort, names, folder, tell)
+    report.write(folder / "bench.json")
+    return report
+
+
+def _measure(report: Report, effort: Effort, names: tuple[str, ...], folder: Path, tell: Callable[[str], None]) -> None:
+    if "throughput" in names:
+        cores = two_cores()
+        if cores is None:
+            report.not_measured["throughput"] = _ONE_CORE
+        else:
+            report.throughputs = measure_cases(folder, effort, cores, tell)
+    if "bytes" in names:
+        report.readings = measure_readings(folder, effort, tell)
+    if "memory" in names:
+        if Path("/proc/self/status").exists():
+            tell("peak memory")
+            report.memory = measure_memory(folder, effort)
+        else:
+            report.not_measured["memory"] = _NO_PROC
+    if "start" in names:
+        tell("start")
+        report.starts = measure_starts(effort)
+
+
+if __name__ == "__main__":
+    bench()
