@@ -13,7 +13,7 @@ SERVING ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint format ci bench test-serving clean
+.PHONY: help install demo test lint format ci bench docs test-serving test-tensorflow clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,8 +45,14 @@ test-serving: .venv/.installed-dev ## examine a TensorFlow Serving server: make 
 	@test -n "$(SERVING)" || { echo "SERVING is not set: make test-serving SERVING=host:port" >&2; exit 2; }
 	SERVING="$(SERVING)" .venv/bin/pytest tests/conformance $(TEST_ARGS)
 
+test-tensorflow: .venv-tensorflow/.installed ## test serving a SavedModel, with TensorFlow (0.3 GB) in a venv of its own
+	.venv-tensorflow/bin/pytest -m tensorflow tests/local/serving $(TEST_ARGS)
+
+docs: .venv/.installed-dev ## write docs/reference.md anew from the code
+	.venv/bin/python docs/generate.py
+
 clean: ## remove .venv, results in out/, and what the tools leave
-	rm -rf .venv out build dist *.egg-info steps/_protos .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-tensorflow out build dist *.egg-info steps/_protos .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # A stamp says what .venv holds, so that a second `make` starts at once and a changed pyproject.toml is followed.
 .venv/.installed-local: pyproject.toml setup.py | .venv/bin/python
@@ -73,3 +79,8 @@ clean: ## remove .venv, results in out/, and what the tools leave
 	fi; \
 	echo "making .venv with $$chosen"; \
 	"$$chosen" -m venv .venv
+
+.venv-tensorflow/.installed: pyproject.toml setup.py | .venv/.installed-dev
+	.venv/bin/python -m venv .venv-tensorflow
+	.venv-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' tensorflow-cpu
+	@touch "$@"

@@ -1,13 +1,13 @@
-"""Whether what is compared does the same: the pictures and detections of `reelscan detect` and of its separate stages."""
+"""Whether what is compared does the same: pictures and detections of `reelscan detect` and of its separate stages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cases import CASES, Effort, Model, coded, plan_run
+from bench.cases import Case, Effort, Model, coded, plan_run
 from bench.children import Stage, model_server, run_step, step_environment
 from local.serving.backends.coded import FIRST_CRC_CLASS
 from steps.planner import load_plan
@@ -26,10 +26,10 @@ class Agreement:
     """What differs, a line for each frame; none is as it should be."""
 
 
-def check_cases(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Agreement]:
+def check_cases(folder: Path, cases: Collection[Case], effort: Effort, tell: Callable[[str], None]) -> list[Agreement]:
     """Compare pictures at each size of a model's input, and detections with each model."""
     agreements = []
-    for case in CASES:
+    for case in cases:
         tell(f"comparing outputs: {case.clip}, {case.model.name}")
         clip = case.make_clip(folder, effort.checked_frames)
         pictures = compare_pictures(folder, clip, case.model.input_pixels, effort.checked_frames)
@@ -39,7 +39,7 @@ def check_cases(folder: Path, effort: Effort, tell: Callable[[str], None]) -> li
 
 
 def compare_pictures(folder: Path, clip: Path, input_pixels: int, frames: int) -> list[str]:
-    """Detect with the model that gives back each picture's CRC-32, and compare it with that of the picture made alone."""
+    """Detect with the model that gives back each picture's CRC-32; compare it with that of the picture made alone."""
     lines, alone = _detect_and_check(folder, clip, coded(input_pixels), frames)
     return picture_differences(lines, alone["crcs"])
 

@@ -27,6 +27,7 @@ WHOLE_SECONDS = 1e6
 class Effort:
     """How much is measured."""
 
+    name: str
     repetitions: int
     run_seconds: float
     """What one measurement of a case should take about."""
@@ -35,8 +36,8 @@ class Effort:
     starts: int
 
 
-FULL = Effort(repetitions=4, run_seconds=5.0, checked_frames=100, memory_frames=600, starts=7)
-QUICK = Effort(repetitions=2, run_seconds=0.8, checked_frames=20, memory_frames=120, starts=3)
+FULL = Effort("full", repetitions=4, run_seconds=5.0, checked_frames=100, memory_frames=600, starts=7)
+QUICK = Effort("quick", repetitions=2, run_seconds=0.8, checked_frames=20, memory_frames=240, starts=3)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,12 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, cast
 
-from steps.processes import SERVING_MALLOC, reelscan_command, spawn, stop, wait_for_line
+from steps.errors import OutsideError
+from steps.processes import SERVING_MALLOC, last_line, reelscan_command, spawn, stop, wait_for_line
 
 ROOT = Path(__file__).parents[1]
 LIMIT_SECONDS = 300.0
 """After which any one measurement is given up."""
 
+_SERVER_SECONDS = 60.0
 _ADDRESS = re.compile(r" on grpc (\S+?),")
 
 
@@ -64,7 +67,6 @@ def children_on(core: int | None) -> Iterator[None]:
 class Server:
     """A running model server."""
 
-    model: str
     address: str
     pid: int
 
@@ -73,15 +75,16 @@ class Server:
 def model_server(model: str, core: int | None = None) -> Iterator[Server]:
     """`reelscan serve` with one thread while the block runs."""
     command = reelscan_command("serve", "--port", "0", "--rest-port", "0", "--threads", "1", "--model-name", "bench")
-    with children_on(core):
-        process = spawn([*command, "--model", model], stdout=subprocess.PIPE)
-    try:
-        found = _ADDRESS.search(wait_for_line(process, "serving ", 60, "the model server"))
-        if found is None:
-            raise ChildError("the model server named no address")
-        yield Server(model, found[1], process.pid)
-    finally:
-        stop([process])
+    with tempfile.NamedTemporaryFile(prefix="reelscan-bench-", suffix=".log") as messages:
+        with children_on(core):
+            process = spawn([*command, "--model", model], stdout=subprocess.PIPE, stderr=messages.file)
+        try:
+            line = wait_for_line(process, "serving ", _SERVER_SECONDS, "the model server")
+            yield Server(cast("re.Match[str]", _ADDRESS.search(line))[1], process.pid)
+        except OutsideError as error:
+            raise ChildError(f"{error}: {last_line(Path(messages.name))}") from error
+        finally:
+            stop([process])
 
 
 def step_environment(server: Server | None, profile: Path | None, **settings: object) -> dict[str, str]:
@@ -139,11 +142,11 @@ class Stage:
         with children_on(core):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bench.stages", name, str(run)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(environment), cwd=ROOT,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(environment), cwd=ROOT,
             )  # fmt: skip
         self._name = name
-        self._stdin = cast("IO[str]", self._process.stdin)
-        self._stdout = cast("IO[str]", self._process.stdout)
+        self._stdin = cast("IO[bytes]", self._process.stdin)
+        self._stdout = cast("IO[bytes]", self._process.stdout)
         self.pid = self._process.pid
 
     def measure(self) -> dict[str, Any]:
@@ -153,12 +156,12 @@ class Stage:
             ChildError: the process failed, or took longer than `LIMIT_SECONDS`.
         """
         with contextlib.suppress(BrokenPipeError):  # it has ended, as `_read` finds too
-            self._stdin.write("measure\n")
+            self._stdin.write(b"measure\n")
             self._stdin.flush()
         measured: dict[str, Any] = json.loads(self._read())
         return measured
 
-    def _read(self) -> str:
+    def _read(self) -> bytes:
         limit = threading.Timer(LIMIT_SECONDS, self._process.kill)
         limit.start()
         line = self._stdout.readline()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable
+import statistics
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,9 +20,30 @@ from bench.agreement import Agreement
 from bench.memory import TIMES, Memory
 from bench.reading import Reading
 from bench.start import Start
-from bench.throughput import Throughput
+from bench.throughput import GOAL, Throughput
 
 _PACKAGES = ("reelscan", "av", "numpy", "grpcio", "protobuf", "obstore", "ai-edge-litert", "moto")
+
+
+def _system_facts() -> dict[str, Any]:
+    """The machine and the versions that the figures depend on."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "ffmpeg": av.ffmpeg_version_info,
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 @dataclass
@@ -31,7 +52,7 @@ class Report:
 
     effort: str
     """`full` or `quick`."""
-    system: dict[str, Any] = field(default_factory=lambda: system_facts())
+    system: dict[str, Any] = field(default_factory=_system_facts)
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     agreements: list[Agreement] = field(default_factory=list)
     throughputs: list[Throughput] = field(default_factory=list)
@@ -75,37 +96,37 @@ class Report:
         """Print the tables."""
         facts = self.system
         console.print(f"{facts['cpu']}, {facts['cores']} cores, Python {facts['python']}, FFmpeg {facts['ffmpeg']}")
-        for table in (
-            self._throughput_table(), self._cpu_table(), self._reading_table(), self._memory_table(), self._start_table(),
-        ):  # fmt: skip
+        tables = (self._throughput_table, self._cpu_table, self._reading_table, self._memory_table, self._start_table)
+        for table in (make() for make in tables):
             if table.row_count:
                 console.print(table)
+        if self.throughputs:
+            busiest = max(one.other_load for one in self.throughputs)
+            console.print(
+                f"other programs took up to {busiest:.0%} of the machine while frames per second were measured"
+            )
         for name, reason in self.not_measured.items():
             console.print(f"{name}: not measured, {reason}")
 
     def _throughput_table(self) -> Table:
         table = _table(
             "Frames per second, server and client on a core each",
-            "clip", "model", "frames", "detect", "decode + scale", "server alone", "detect / slower half", "lowest to highest",
-            "goal", "reached", "other programs",
+            "clip", "model", "detect", "decode + scale", "server alone", "ratio", "lowest to highest", "goal", "reached",
         )  # fmt: skip
         for one in self.throughputs:
-            document = one.document()
-            rounds = document["repetitions"]
             rates = [
-                _middle(repetition[name] for repetition in rounds)
+                statistics.median(getattr(repetition, name) for repetition in one.repetitions)
                 for name in ("detect_fps", "decode_and_scale_fps", "server_fps")
             ]
             table.add_row(
-                one.clip, one.model, str(one.frames), *(f"{rate:.0f}" for rate in rates), f"{one.ratio:.2f}",
-                f"{one.ratios[0]:.2f} to {one.ratios[-1]:.2f}", f">= {document['goal']:.2f}", _reached(document),
-                f"{one.other_load:.0%}",
+                one.clip, one.model, *(f"{rate:.0f}" for rate in rates), f"{one.ratio:.2f}",
+                f"{one.ratios[0]:.2f} to {one.ratios[-1]:.2f}", f">= {GOAL:.2f}", _reached(one.document()),
             )  # fmt: skip
         return table
 
     def _cpu_table(self) -> Table:
         table = _table(
-            "CPU milliseconds of the client for a frame, and how busy the cores are while detecting",
+            "CPU milliseconds of the client a frame, and how busy each core is while detecting",
             "clip", "model", "decode", "scale", "request", "write", "rest", "detect", "client busy", "server busy",
         )  # fmt: skip
         for one in self.throughputs:
@@ -133,13 +154,7 @@ class Report:
 
     def _memory_table(self) -> Table:
         table = _table(
-            "Peak memory of detect, 1080p",
-            "video",
-            "peak",
-            f"peak at {TIMES} times the length",
-            "ratio",
-            "goal",
-            "reached",
+            "Peak memory of detect, 1080p", "length", "peak", f"peak at {TIMES} times that", "ratio", "goal", "reached"
         )
         if self.memory is not None:
             document = self.memory.document()
@@ -161,37 +176,11 @@ class Report:
         return table
 
 
-def system_facts() -> dict[str, Any]:
-    """The machine and the versions that the figures depend on."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "ffmpeg": av.ffmpeg_version_info,
-        "packages": {name: version(name) for name in _PACKAGES},
-    }
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")
     return table
-
-
-def _middle(values: Iterable[float]) -> float:
-    ordered = sorted(values)
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def _reached(document: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""CPU seconds that a step takes before it does anything: real commands that are told at their first request that there is nothing."""
+"""CPU seconds of a step before it does anything: real commands whose first request finds nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
     "aggregate": (("aggregate", *_RUN, *_VIDEO), BadInputError.exit_status),
     "finish": (("finish", *_VIDEO), 0),
 }
-"""Arguments, and the status that says that the step came to its first request. `finish` has nothing to miss, and does its work."""
+"""Arguments, and the status of a step that came to its first request. `finish` misses nothing, and does its work."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ def measure_starts(effort: Effort) -> list[Start]:
             for name, (arguments, status) in _COMMANDS.items():
                 ran = run_command(reelscan_command(*arguments), environment)
                 if ran.status != status:
-                    raise ChildError(
-                        f"reelscan {name} ended with status {ran.status}, not {status}: {ran.errors.strip()}"
-                    )
+                    raise ChildError(f"reelscan {name} ended with status {ran.status}: {ran.errors.strip()}")
                 if number:  # the first time Python may have to compile
                     measured[name].append(ran.cpu_seconds)
     return [Start(f"reelscan {name}", seconds) for name, seconds in measured.items()]

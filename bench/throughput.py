@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cases import CASES, Case, Effort, plan_run
+from bench.cases import Case, Effort, plan_run
 from bench.children import Cores, OtherLoad, Server, Stage, cpu_seconds, model_server, step_environment
 
 GOAL = 0.90
@@ -99,14 +99,16 @@ class Throughput:
         }
 
 
-def measure_cases(folder: Path, effort: Effort, cores: Cores, tell: Callable[[str], None]) -> list[Throughput]:
+def measure_cases(
+    folder: Path, cases: Collection[Case], effort: Effort, cores: Cores, tell: Callable[[str], None]
+) -> list[Throughput]:
     """Measure every case."""
     measured = []
-    for case in CASES:
+    for case in cases:
         tell(f"frames per second: {case.clip}, {case.model.name}")
         frames = max(1, round(effort.run_seconds * case.expected_fps))
         with model_server(case.model.path, cores.server) as server:
-            measured.append(measure_case(folder, case, server, frames, effort.repetitions, cores))
+            measured.append(measure_case(folder, case, server, cores, frames=frames, repetitions=effort.repetitions))
     return measured
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from steps.errors import ModelUnavailableError, OutsideError, UsageError
+from steps.errors import ModelMismatchError, ModelUnavailableError, OutsideError, UsageError
 from steps.job import GivenServer, ModelServer
 from steps.processes import last_line, reelscan_command, spawn, stop, wait_for_line
 
 if TYPE_CHECKING:
+    from steps.plan import ModelIdentity
     from steps.settings import Settings
 
 PROFILE_FILE = "reelscan.json"
@@ -43,13 +44,24 @@ class EmbeddedServer:
         self._address = ""
         self._restarts = 0
 
-    def address(self) -> str:
+    def address(self, model: ModelIdentity) -> str:
         """HOST:PORT of gRPC, once the model is available.
 
         Raises:
-            UsageError: the model cannot be served.
+            ModelMismatchError: it is not the one that is served.
+            UsageError: it cannot be served.
             OutsideError: the server ended, or was not ready in time.
         """
+        served = self._settings
+        if (model.name, model.version) != (served.model_name, served.model_version):
+            raise ModelMismatchError(
+                f"model {model.name!r} version {model.version} is not served here, but {served.model_name!r} version "
+                f"{served.model_version}; leave the model out of the task, or run with --serving"
+            )
+        return self.start()
+
+    def start(self) -> str:
+        """Start it if it is not running; gives its address. Errors are those of `address`."""
         if not self._address:
             self._process = self._start("0", subprocess.PIPE)
             limit_seconds = self._settings.ready_timeout_seconds
@@ -127,7 +139,7 @@ def choose_server(
         return EmbeddedServer(model, settings), settings
     if model is not None:
         raise UsageError("--model-path is for the embedded server, and --serving names another: leave one out")
-    return nullcontext(GivenServer(serving)), settings
+    return nullcontext(GivenServer(serving, settings)), settings
 
 
 def with_embedded_model(settings: Settings, model: str | None) -> Settings:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 OUT = Path("out")
 """Where results go by default, in a folder named after the video."""
+READY_SECONDS = 30.0
+"""How long a server named by --serving may take to be there, unless REELSCAN_READY_TIMEOUT_SECONDS is set."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ def run_video(
     store = FolderStore(OUT / video.name if out is None else out)
     if options.model is not None:
         settings = settings.model_copy(update={"model_name": options.model})
+    if serving is not None and "ready_timeout_seconds" not in settings.model_fields_set:
+        # A person waits, and is told of a wrong address sooner than a pod beside a server that still starts.
+        settings = settings.model_copy(update={"ready_timeout_seconds": READY_SECONDS})
     server, settings = choose_server(serving, model, settings)
     with server as running:
         return Job(

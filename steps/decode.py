@@ -3,42 +3,38 @@
 The fast way decodes with all threads, skips pictures that nothing refers to, and jumps over groups of pictures in which
 no frame is wanted. It trusts what comes out only while there is no sign of damage: a packet that the plan knows to be
 damaged, a decoding error, a packet or picture marked corrupt, a keyframe that is none, pictures out of turn, a wanted
-picture that does not come out. At the first such sign the chunk starts again the careful way: one thread (threads conceal damage differently), nothing skipped, twice through: first to learn
-which packets are damaged, then to give out the pictures. Everything from a damaged packet to the next sound keyframe is
-not to be trusted, though decoders go on giving pictures, most of them unmarked; it is `not_decodable`. So what a frame
-shows, and whether it is listed as missing, does not depend on where its chunk begins.
+picture that does not come out. At the first such sign the chunk starts again the careful way: one thread (threads
+conceal damage differently), each group of pictures by itself, twice through: first to learn which packets are damaged,
+then to give out the pictures. Everything from a damaged packet to the next sound keyframe is not to be trusted, though
+decoders go on giving pictures, most of them unmarked; it is `not_decodable`. So what a frame shows, and whether it is
+listed as missing, does not depend on where its chunk begins and ends.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import av.error
 
+from steps.access import ChunkAccess, is_key_of, is_last_of
 from steps.census import Census, Counter
-from steps.container import VideoFile
-from steps.errors import ObjectChangedError, TimeLimitError, UnsupportedError
+from steps.groups import GroupPackets, Groups
 from steps.hidden import HiddenPackets
-from steps.source import SourceReader, SplicedReader
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+    from steps.container import VideoFile
     from steps.plan import Chunk, Plan, Segment
     from steps.settings import Settings
     from steps.source import Source
 
-SEEK_BACK_SECONDS = (0, 2, 8)
-"""How far before the key to seek, one after the other, while seeking lands behind it."""
 _MOST_WAITING = 64
 _MOST_DRAINS = 64
-_LIMIT_FACTOR = 4
-_LIMIT_BYTES = 64 << 20
 
 
 class Damage(Exception):  # noqa: N818 - a sign that changes the way of decoding, not an error
@@ -60,24 +56,19 @@ class ChunkDecoder:
     def __init__(
         self, source: Source, plan: Plan, chunk: Chunk, segments: list[Segment], settings: Settings, *, deadline: float
     ) -> None:
-        """Args: `deadline`: `time.monotonic()` after which it gives up with TimeLimitError."""
-        if source.identity != plan.source:
-            raise ObjectChangedError(
-                f"{source.identity.url}: is not the version that was planned (ETag {source.identity.etag}, planned "
-                f"{plan.source.etag}); send the task again"
-            )
-        self._source = source
+        """Args: `deadline`: `time.monotonic()` after which it gives up with TimeLimitError.
+
+        Raises:
+            ObjectChangedError: `source` is not what was planned.
+        """
         self._plan = plan
-        self._chunk = chunk
         self._segments = segments
-        self._settings = settings
-        self._deadline = deadline
-        self._readers: list[SourceReader] = []
+        self._access = ChunkAccess(source, plan, chunk, settings, deadline=deadline)
 
     @property
     def bytes_read(self) -> int:
         """Bytes of the video read so far."""
-        return sum(reader.bytes_read for reader in self._readers)
+        return self._access.bytes_read
 
     def frames(self, *, careful: bool = False) -> Iterator[DecodedFrame]:
         """The wanted frames, ascending.
@@ -86,76 +77,47 @@ class ChunkDecoder:
             Damage: there is a sign of damage; what was given out so far must be dropped. Never if `careful`.
             BadInputError, OutsideError: the video cannot be read.
         """
-        if self._plan.identify_by == "pts":
-            return self._carefully_by_pts() if careful else self._quickly_by_pts()
-        return self._by_count(careful)
+        if self._plan.identify_by != "pts":
+            return self._by_count(careful)
+        return self._carefully_by_pts() if careful else self._quickly_by_pts()
+
+    def _refuse_known_damage(self) -> None:
+        if any(segment.damaged for segment in self._segments):
+            raise Damage("the plan knows of damaged packets")
 
     # By pts, the fast way
 
     def _quickly_by_pts(self) -> Iterator[DecodedFrame]:
         self._refuse_known_damage()
-        file, packets = self._start(careful=False)
+        file, packets = self._access.start(self._segments[0], one_thread=False)
         try:
             packet = next(packets, None)
             for number, segment in enumerate(self._segments):
                 if number:
-                    packet = self._skip_to_key(packets, segment)
+                    packet = _skip_to_key(packets, segment)
                     file.stream.codec_context.flush_buffers()
                 yield from self._decode_segment(file, segment, packet, packets)
         finally:
             file.close()
-
-    def _skip_to_key(self, packets: Iterator[Packet[VideoStream]], segment: Segment) -> Packet[VideoStream] | None:
-        for packet in packets:
-            self._check_deadline()
-            if _is_key_of(packet, segment):
-                return packet
-        raise Damage(f"the key packet with pts {segment.key_pts} did not come")
 
     def _decode_segment(
         self, file: VideoFile, segment: Segment, packet: Packet[VideoStream] | None,
         packets: Iterator[Packet[VideoStream]],
     ) -> Iterator[DecodedFrame]:  # fmt: skip
         wanted = _Wanted(self._plan, segment)
-        context = file.stream.codec_context
-        key_unchecked = segment.key_pts is not None and segment.key_displayed
-        last_pts_out: int | None = None
-        skipping = False
+        turn = _Turn(segment)
         while packet is not None:
             if packet.is_corrupt:
                 raise Damage(f"the packet with pts {packet.pts} is damaged")
-            skip = packet.is_discard or packet.pts not in wanted.numbers
-            if skip != skipping:
-                context.skip_frame = "NONREF" if skip else "DEFAULT"
-                skipping = skip
-            last = _is_last_of(packet, segment)
-            for frame in self._decode_or_damage(file, packet, drain=last):
-                if frame.pts is not None:
-                    if last_pts_out is not None and frame.pts <= last_pts_out:
-                        raise Damage(f"the picture with pts {frame.pts} came out of turn")
-                    last_pts_out = frame.pts
-                if key_unchecked and frame.pts is not None and segment.key_pts is not None and frame.pts >= segment.key_pts:
-                    if frame.pts != segment.key_pts or not frame.key_frame:
-                        raise Damage(f"the keyframe with pts {segment.key_pts} is no place to start")
-                    key_unchecked = False
+            _skip_unless_wanted(file, packet, wanted.pts)
+            last = is_last_of(packet, segment)
+            for frame in _decode_or_damage(file, packet, drain=last):
+                turn.check(frame)
                 yield from wanted.take(frame)
             if last:
                 break
-            self._check_deadline()
             packet = next(packets, None)
         wanted.expect_none_left()
-
-    def _decode_or_damage(self, file: VideoFile, packet: Packet[VideoStream], *, drain: bool) -> Iterator[VideoFrame]:
-        try:
-            frames = file.decode(packet)
-            if drain:
-                frames += file.decode(None)
-        except av.error.FFmpegError as error:
-            raise Damage(str(error)) from error
-        for frame in frames:
-            if frame.is_corrupt:
-                raise Damage(f"the picture with pts {frame.pts} is damaged")
-            yield frame
 
     # By pts, the careful way
 
@@ -167,51 +129,57 @@ class ChunkDecoder:
             census = self._take_census(by_group)
         wanted = _Wanted(self._plan, *self._segments, only=census.trusted)
         yield from wanted.ready()
-        for frame in self._all_pictures(None, by_group):
+        for frame in self._all_pictures(wanted.pts, by_group, None):
             yield from wanted.take(frame)
         yield from wanted.give_up()
 
     def _take_census(self, by_group: bool) -> Census:
-        damaged = {pts for segment in self._segments for pts in segment.damaged}
-        census = Census(_Wanted(self._plan, *self._segments).numbers.keys(), damaged)
-        for frame in self._all_pictures(census, by_group):
+        wanted = _Wanted(self._plan, *self._segments).pts
+        census = Census(wanted, frozenset(pts for segment in self._segments for pts in segment.damaged))
+        for frame in self._all_pictures(wanted, by_group, census):
             census.see_picture(frame)
         return census
 
-    def _all_pictures(self, census: Census | None, by_group: bool) -> Iterator[VideoFrame]:
-        """Every picture of the chunk that one thread gives for the packets of its own group, whatever happens on the way.
+    def _all_pictures(self, wanted: Collection[int], by_group: bool, census: Census | None) -> Iterator[VideoFrame]:
+        """All that one thread makes of the chunk, whatever happens on the way; to each group its own pictures.
 
-        Each group is decoded to its end by itself, so that damage before it, and where the chunk begins and ends, make
-        no difference. Without `by_group` all is decoded from the start of the file: where keyframes are none.
+        Each group is decoded to its end, by itself, so that neither damage before it nor where the chunk begins and
+        ends make a difference. Without `by_group` all is decoded from the start of the file, as one group.
         """
-        wanted = _Wanted(self._plan, *self._segments).numbers
-        file, packets = self._start(careful=True, from_start=not by_group)
+        file, packets = self._access.start(self._segments[0], one_thread=True, from_start=not by_group)
         hidden = HiddenPackets(self._plan.video.codec, file.stream.codec_context.extradata)
-        context = file.stream.codec_context
-        groups: Iterable[GroupPackets] = Groups(packets) if by_group else [zip(packets, itertools.repeat(True))]
-        is_last = False
+        groups: Iterable[GroupPackets] = Groups(packets) if by_group else [self._as_one_group(packets)]
         try:
             for group in groups:
                 pts_of_group: set[int | None] = set()
-                for packet, belongs in group:
-                    self._check_deadline()
-                    if belongs and not packet.is_discard:
-                        pts_of_group.add(packet.pts)
-                        is_last = is_last or _is_last_of(packet, self._segments[-1])
-                    if census:
-                        census.see_packet(packet, belongs=belongs, hidden=hidden.is_hidden(packet))
-                    context.skip_frame = _skip(packet, wanted)
+                if census:
+                    census.begin_group()
+                for packet, belongs in itertools.chain(group, itertools.repeat((None, False), _MOST_DRAINS)):
+                    if packet is not None:
+                        if belongs and not packet.is_discard:
+                            pts_of_group.add(packet.pts)
+                        if census:
+                            census.see_packet(packet, belongs=belongs, hidden=hidden.is_hidden(packet))
+                        _skip_unless_wanted(file, packet, wanted)
                     frames, sound = _decode_anyway(file, packet)
                     if census and not sound:
                         census.see_damage()
                     yield from (frame for frame in frames if frame.pts in pts_of_group)
-                    if is_last and not by_group:
+                    if packet is None and sound and not frames:
                         break
-                frames
-                if is_last:
+                if census:
+                    census.end_group()
+                file.stream.codec_context.flush_buffers()
+                if self._segments[-1].last_pts in pts_of_group:
                     break
         finally:
             file.close()
+
+    def _as_one_group(self, packets: Iterator[Packet[VideoStream]]) -> GroupPackets:
+        for packet in packets:
+            yield packet, True
+            if is_last_of(packet, self._segments[-1]):
+                return
 
     # By counting, where pts do not tell frames apart
 
@@ -239,11 +207,10 @@ class ChunkDecoder:
             yield self._counted(segment, rest, None)
 
     def _counted_pictures(self, careful: bool) -> Iterator[tuple[VideoFrame, bool]]:
-        file, packets = self._start(careful=careful)
+        file, packets = self._access.start(self._segments[0], one_thread=careful)
         sound = True
         try:
             for packet in itertools.chain(packets, itertools.repeat(None, _MOST_DRAINS)):
-                self._check_deadline()
                 frames, decoded = _decode_anyway(file, packet)
                 sound = sound and decoded and not (packet is not None and packet.is_corrupt)
                 for frame in frames:
@@ -259,104 +226,25 @@ class ChunkDecoder:
         seconds = float(ticks * self._plan.video.time_base_fraction)
         return DecodedFrame(segment.frames[position], segment.pts[position], round(seconds, 6), frame)
 
-    # Reaching the chunk
-
-    def _refuse_known_damage(self) -> None:
-        if any(segment.damaged for segment in self._segments):
-            raise Damage("packets of it were lost")
-
-    def _start(
-        self, *, careful: bool, from_start: bool = False
-    ) -> tuple[VideoFile, Iterator[Packet[VideoStream]]]:
-        """The file opened, and its packets from the chunk's first key on; those that come before are dropped."""
-        segment, access = self._segments[0], self._plan.access
-        if from_start or segment.key_pts is None:
-            file = self._open(self._reader(), careful)
-            return file, file.packets()
-        if access == "splice" and segment.key_position is not None:
-            spliced = SplicedReader(self._reader(), self._plan.header_bytes, segment.key_position)
-            file = self._open(spliced, careful)
-            packets = self._from_key(file, segment)
-            if packets is not None:
-                return file, packets
-            file.close()
-        for back_seconds in SEEK_BACK_SECONDS if access == "seek" else ():
-            file = self._open(self._reader(), careful)
-            packets = self._from_key(file, segment) if self._seek(file, segment, back_seconds) else None
-            if packets is not None:
-                return file, packets
-            file.close()
-        file = self._open(self._reader(), careful)
-        packets = self._from_key(file, segment)
-        if packets is None:
-            file.close()
-            raise UnsupportedError(
-                f"{self._source.identity.url}: the keyframe with pts {segment.key_pts} cannot be found again; rewrap the file"
-            )
-        return file, packets
-
-    def _reader(self) -> SourceReader:
-        reader = SourceReader(
-            self._source,
-            limit_bytes=self._source.identity.size * _LIMIT_FACTOR + _LIMIT_BYTES,
-            deadline=self._deadline,
-            end=self._chunk.last_byte,
-        )
-        self._readers.append(reader)
-        return reader
-
-    def _open(self, reader: SourceReader | SplicedReader, careful: bool) -> VideoFile:
-        file = VideoFile(reader, self._source.identity.url, self._settings)
-        context = file.stream.codec_context
-        context.thread_count = 1 if careful else self._settings.decode_threads
-        context.thread_type = "NONE" if careful or self._settings.decode_threads == 1 else "AUTO"
-        return file
-
-    def _seek(self, file: VideoFile, segment: Segment, back_seconds: int) -> bool:
-        back_ticks = int(back_seconds / self._plan.video.time_base_fraction)
-        try:
-            file.container.seek((segment.key_dts or 0) - back_ticks, stream=file.stream)
-        except av.error.FFmpegError:
-            file.raise_read_error()
-            return False
-        return True
-
-    def _from_key(self, file: VideoFile, segment: Segment) -> Iterator[Packet[VideoStream]] | None:
-        """The packets from the segment's key on; None if reading began behind it."""
-        packets = file.packets()
-        for packet in packets:
-            self._check_deadline()
-            if _is_key_of(packet, segment):
-                return itertools.chain((packet,), packets)
-            if packet.is_keyframe and packet.pts is not None and packet.pts > (segment.key_pts or 0):
-                return None
-        return None
-
-    def _check_deadline(self) -> None:
-        if time.monotonic() > self._deadline:
-            raise TimeLimitError(
-                f"{self._source.identity.url}: chunk {self._chunk.name} went over its time limit of "
-                f"{self._settings.chunk_timeout_seconds:g} s (REELSCAN_CHUNK_TIMEOUT_SECONDS)"
-            )
-
 
 class _Wanted:
     """Puts the pictures that come out into the order of the frames that are wanted."""
 
     def __init__(self, plan: Plan, *segments: Segment, only: set[int] | None = None) -> None:
+        """Args: `only`: the pts that can be trusted; None trusts all."""
         self._video = plan.video
         self._queue = [
             (number, pts) for segment in segments for number, pts in zip(segment.frames, segment.pts, strict=True)
             if pts is not None
         ]  # fmt: skip
-        self.numbers = {pts: number for number, pts in self._queue}
+        self.pts = frozenset(pts for _, pts in self._queue)
         self._only = only
         self._next = 0
         self._arrived: dict[int, VideoFrame] = {}
 
     def take(self, frame: VideoFrame) -> Iterator[DecodedFrame]:
         """What can be given out now that `frame` is there. Raises Damage if a frame is overdue."""
-        if frame.pts in self.numbers and (self._only is None or frame.pts in self._only):
+        if frame.pts in self.pts and (self._only is None or frame.pts in self._only):
             self._arrived[frame.pts] = frame
             yield from self.ready()
             if self._only is None and len(self._arrived) > _MOST_WAITING:
@@ -388,13 +276,52 @@ class _Wanted:
         return DecodedFrame(number, pts, round(float(self._video.time_seconds(pts)), 6), picture)
 
 
-def _is_key_of(packet: Packet[VideoStream], segment: Segment) -> bool:
-    # An edit list can cut one keyframe away and show another at the same pts.
-    return packet.is_keyframe and packet.pts == segment.key_pts and packet.is_discard != segment.key_displayed
+class _Turn:
+    """Checks that the pictures of a segment begin with its keyframe and come out in order of time."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._key_pts = segment.key_pts if segment.key_displayed else None
+        self._last_pts: int | None = None
+
+    def check(self, frame: VideoFrame) -> None:
+        """Raise Damage if `frame` should not be the next one."""
+        if frame.pts is None:
+            return
+        if self._last_pts is not None and frame.pts <= self._last_pts:
+            raise Damage(f"the picture with pts {frame.pts} came out of turn")
+        self._last_pts = frame.pts
+        if self._key_pts is not None and frame.pts >= self._key_pts:
+            if frame.pts != self._key_pts or not frame.key_frame:
+                raise Damage(f"the keyframe with pts {self._key_pts} is no place to start")
+            self._key_pts = None
 
 
-def _is_last_of(packet: Packet[VideoStream], segment: Segment) -> bool:
-    return packet.pts == segment.last_pts and not packet.is_discard
+def _skip_to_key(packets: Iterator[Packet[VideoStream]], segment: Segment) -> Packet[VideoStream]:
+    for packet in packets:
+        if is_key_of(packet, segment):
+            return packet
+    raise Damage(f"the key packet with pts {segment.key_pts} did not come")
+
+
+def _skip_unless_wanted(file: VideoFile, packet: Packet[VideoStream], wanted: Collection[int]) -> None:
+    """Let the decoder pass over the packet if it is not wanted and nothing refers to it."""
+    skip = "NONREF" if packet.is_discard or packet.pts not in wanted else "DEFAULT"
+    context = file.stream.codec_context
+    if context.skip_frame != skip:
+        context.skip_frame = skip
+
+
+def _decode_or_damage(file: VideoFile, packet: Packet[VideoStream], *, drain: bool) -> Iterator[VideoFrame]:
+    try:
+        frames = file.decode(packet)
+        if drain:
+            frames += file.decode(None)
+    except av.error.FFmpegError as error:
+        raise Damage(str(error)) from error
+    for frame in frames:
+        if frame.is_corrupt:
+            raise Damage(f"the picture with pts {frame.pts} is damaged")
+        yield frame
 
 
 def _decode_anyway(file: VideoFile, packet: Packet[VideoStream] | None) -> tuple[list[VideoFrame], bool]:

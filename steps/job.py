@@ -47,8 +47,12 @@ class Observer:
 class ModelServer(Protocol):
     """The model server that the chunks ask."""
 
-    def address(self) -> str:
-        """HOST:PORT; may wait until it is ready, under a deadline."""
+    def address(self, model: ModelIdentity) -> str:
+        """HOST:PORT, when it has the model; may wait for that, under a deadline.
+
+        Raises:
+            ReelscanError: it does not have it.
+        """
         ...
 
     def ensure_running(self) -> None:
@@ -61,9 +65,16 @@ class GivenServer:
     """A server that somebody else runs."""
 
     given_address: str
+    settings: Settings
 
-    def address(self) -> str:
-        """HOST:PORT, as given."""
+    def address(self, model: ModelIdentity) -> str:
+        """HOST:PORT, as given, when it has the model."""
+        from steps.serving import ServingClient
+
+        # Asked once here: else every chunk would wait for a server that is not there, and be tried again.
+        seconds = self.settings.ready_timeout_seconds
+        with ServingClient(self.given_address, model.name, model.version, ready_timeout_seconds=seconds) as client:
+            client.wait_until_available()
         return self.given_address
 
     def ensure_running(self) -> None:
@@ -206,7 +217,7 @@ class Job:
         workers = Workers(
             store,
             plan,
-            self.settings.model_copy(update={"serving": self.server.address()}),
+            self.settings.model_copy(update={"serving": self.server.address(plan.model)}),
             jobs=min(len(chunks), self.processes or default_processes()),
             advance=lambda frames: self.observer.advance(done_frames + frames, plan.planned_frames),
             note=self.observer.note,

@@ -71,6 +71,8 @@ class LossFinder:
         """Position in the file of the first byte that was not dealt with. It may lie behind what has been read so far."""
         self._is_transport_stream = True
         self._lost_step = False
+        self._last_in_step: int | None = None
+        """Position of the packet, of whatever PID, after which step was last lost: its own end may be spoilt."""
         self._last_counter: int | None = None
         self._last_packet = b""
         self._last_position = 0
@@ -119,6 +121,7 @@ class LossFinder:
             at += in_step * self._stride
             if in_step < count:
                 self._lost_step = True
+                self._last_in_step = self._position(self._data_position + at, -1)
                 found = data.find(SYNC, max(0, at - (self._stride - PACKET_BYTES)))
                 at = len(data) if found < 0 else found
         self._data, self._data_position = data[at:], self._data_position + at
@@ -147,13 +150,14 @@ class LossFinder:
                 before, place = self._last_packet, self._last_position
                 if row:
                     before, place = packets[rows[row - 1]].tobytes(), self._position(position, rows[row - 1])
-                self.losses.append(Loss(place, here, _is_filled_up(before), bool(header[row, 1] & _STARTS)))
+                ends_before = place != self._last_in_step and _is_filled_up(before)
+                self.losses.append(Loss(place, here, ends_before, bool(header[row, 1] & _STARTS)))
         self._lost_step = False
         self._last_counter = int(counter[-1])
         self._last_packet = packets[rows[-1]].tobytes()
         self._last_position = self._position(position, rows[-1])
 
-    def _position(self, first: int, row: np.int64) -> int:
+    def _position(self, first: int, row: int | np.int64) -> int:
         # FFmpeg goes back from a packet's end by the distance between packets, not by their size.
         return first + int(row) * self._stride - (self._stride - PACKET_BYTES)
 

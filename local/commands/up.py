@@ -32,10 +32,11 @@ def up(
     from local.service import Service
     from local.signals import stopped_by_sigterm
     from local.view import JobView
+    from steps.job import model_identity
     from steps.options import Options
     from steps.settings import Settings
 
-    Options.defaults()  # a wrong variable is told now, not at the first task
+    defaults = Options.from_text({})  # a wrong variable is told now, not at the first task
     with stopped_by_sigterm(), ExitStack() as stack:
         if not os.environ.get("REELSCAN_TASK_QUEUE"):
             port = stack.enter_context(embedded_aws(port))
@@ -47,7 +48,8 @@ def up(
         running = stack.enter_context(server)
         view = stack.enter_context(JobView(Console(stderr=True)))
         service = Service(settings, running, view, processes=jobs)
-        click.echo(f"model        {settings.model_name} version {settings.model_version} at {running.address()}")
+        model = model_identity(defaults, settings)
+        click.echo(f"model        {model.name} version {model.version} at {running.address(model)}")
         click.echo(f"tasks from   {settings.task_queue}")
         click.echo(f"results to   {settings.results}")
         port_argument = "" if port == DEFAULT_PORT else f" --port {port}"

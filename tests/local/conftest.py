@@ -110,4 +110,4 @@ class Desk:
 
 @pytest.fixture
 def desk(deployment: Deployment, coded_server: Any) -> Desk:
-    return Desk(deployment.settings, GivenServer(coded_server.address))
+    return Desk(deployment.settings, GivenServer(coded_server.address, deployment.settings))

@@ -52,7 +52,7 @@ def test_a_task_is_done_reported_and_its_message_deleted(deployment: Deployment,
 def test_results_can_go_to_a_folder(deployment: Deployment, coded_server: ModelServer, key: str, tmp_path: Any) -> None:
     settings = deployment.settings.model_copy(update={"results": str(tmp_path / "results")})
     deployment.send_task(key, fps=1)
-    Desk(settings, GivenServer(coded_server.address)).serve()
+    Desk(settings, GivenServer(coded_server.address, deployment.settings)).serve()
     (completed,) = deployment.completed()
     assert (tmp_path / "results" / str(completed.run) / "frames.jsonl.gz").is_file()
 
@@ -157,20 +157,25 @@ def test_a_video_with_broken_parts_is_partial(deployment: Deployment, desk: Desk
     assert deployment.dead_letters() == []
 
 
-def test_a_model_that_the_server_does_not_have_fails_in_detect(deployment: Deployment, desk: Desk, key: str) -> None:
+def test_a_model_that_the_server_does_not_have_fails_in_detect(
+    deployment: Deployment, coded_server: ModelServer, key: str
+) -> None:
+    settings = deployment.settings.model_copy(update={"ready_timeout_seconds": 0.5})
     deployment.send_task(key, fps=1, model="another")
-    desk.serve()
+    Desk(settings, GivenServer(coded_server.address, settings)).serve()
     (completed,) = deployment.completed()
     assert completed.error is not None
-    assert (completed.error.code, completed.error.step) == ("model_mismatch", "detect")
+    assert (completed.error.code, completed.error.step) == ("model_unavailable", "detect")
     assert completed.video is not None  # what planning found out is told
 
 
 def test_a_defect_fails_its_task_and_the_next_is_done(
     deployment: Deployment, desk: Desk, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    open_source = job_module.open_source
+
     def defect(*_: Any) -> None:
-        monkeypatch.undo()
+        monkeypatch.setattr(job_module, "open_source", open_source)
         raise ZeroDivisionError("by chance")
 
     monkeypatch.setattr(job_module, "open_source", defect)
@@ -210,7 +215,7 @@ def test_a_message_stays_hidden_for_as_long_as_its_task_runs(deployment: Deploym
     deployment.send_task(key, fps=1)
     url = deployment.queue_url(deployment.settings.task_queue)
     with gated_server() as (backend, address), ThreadPoolExecutor(1) as pool:
-        desk = Desk(deployment.settings, GivenServer(address))
+        desk = Desk(deployment.settings, GivenServer(address, deployment.settings))
         served = pool.submit(desk.serve)
         backend.wait_until_stuck()
         # This waits for longer than the message was hidden for at first.
@@ -230,7 +235,7 @@ def test_a_task_interrupted_is_visible_at_once_and_goes_on_later(deployment: Dep
             raise KeyboardInterrupt
 
     with gated_server() as (_, address):
-        stopped = Desk(deployment.settings, Interrupted(address))
+        stopped = Desk(deployment.settings, Interrupted(address, deployment.settings))
         with pytest.raises(KeyboardInterrupt):
             stopped.serve()
     assert deployment.waiting() == (1, 0)
@@ -245,8 +250,10 @@ def test_a_task_whose_report_was_cut_short_is_reported_by_the_next_one(
     """Died between writing the entry of the ledger and sending it."""
     message_id = deployment.send_task(key, fps=1)
 
+    send = Outbox._send
+
     def die(*_: Any) -> None:
-        monkeypatch.undo()
+        monkeypatch.setattr(Outbox, "_send", send)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Outbox, "_send", die)
@@ -272,7 +279,7 @@ def impatient(deployment: Deployment, faults: FaultProxy, monkeypatch: pytest.Mo
 def test_an_outage_of_the_queue_is_sat_out(
     deployment: Deployment, faults: FaultProxy, impatient: Settings, coded_server: ModelServer, key: str
 ) -> None:
-    desk = Desk(impatient, GivenServer(coded_server.address))
+    desk = Desk(impatient, GivenServer(coded_server.address, deployment.settings))
     faults.inject("lose_request", "ReceiveMessage", times=7)  # more than one request's retries
     deployment.send_task(key, fps=1)
     desk.serve()
@@ -284,7 +291,7 @@ def test_an_outage_of_the_queue_is_sat_out(
 def test_a_task_that_could_not_be_reported_comes_again_and_is_not_computed_again(
     deployment: Deployment, faults: FaultProxy, impatient: Settings, coded_server: ModelServer, key: str
 ) -> None:
-    desk = Desk(impatient, GivenServer(coded_server.address))
+    desk = Desk(impatient, GivenServer(coded_server.address, deployment.settings))
     faults.inject("lose_request", "SendMessage", times=3)  # all attempts of one request
     deployment.send_task(key, fps=1)
     desk.serve()
@@ -298,14 +305,14 @@ def test_a_task_that_could_not_be_reported_comes_again_and_is_not_computed_again
 def test_a_place_that_is_not_set_is_named(lacking: str, deployment: Deployment) -> None:
     settings = deployment.settings.model_copy(update={lacking: None})
     with pytest.raises(UsageError, match=f"REELSCAN_{lacking.upper()}"):
-        Service(settings, GivenServer("127.0.0.1:1"), JobView(Console()))
+        Service(settings, GivenServer("127.0.0.1:1", deployment.settings), JobView(Console()))
 
 
 def test_two_services_share_a_queue(deployment: Deployment, coded_server: ModelServer, clips: ClipLibrary) -> None:
     names = [f"{number}.mp4" for number in range(4)]
     for name in names:
         deployment.send_task(deployment.upload(clips["h264_one_frame.mp4"].path, name))
-    desks = [Desk(deployment.settings, GivenServer(coded_server.address)) for _ in range(2)]
+    desks = [Desk(deployment.settings, GivenServer(coded_server.address, deployment.settings)) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         for served in [pool.submit(desk.serve) for desk in desks]:
             served.result()

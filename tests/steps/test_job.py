@@ -18,7 +18,9 @@ from steps.errors import ModelUnavailableError, NotFoundError
 from steps.job import GivenServer, Job, JobResult, Observer
 from steps.lease import LEASE_KEY
 from steps.options import Options
+from steps.plan import ModelIdentity
 from steps.planner import load_plan
+from steps.processes import spawn
 from steps.results.frames import read_frames
 from steps.settings import Settings
 from steps.shards import read_chunk_error
@@ -60,7 +62,7 @@ class Watcher(Observer):
 class NoServer:
     """For a job that has no use for one."""
 
-    def address(self) -> str:
+    def address(self, model: ModelIdentity) -> str:
         raise AssertionError("the job asked for the model server")
 
     def ensure_running(self) -> None:
@@ -94,7 +96,7 @@ def job(video: Path, store: FolderStore, settings: Settings, coded_server: Model
         options=Options(fps=0, chunk_seconds=2.5, outputs=["frames"]),
         settings=settings,
         open_run=lambda run: store,
-        server=GivenServer(coded_server.address),
+        server=GivenServer(coded_server.address, Settings()),
         processes=2,
         observer=Watcher(),
     )
@@ -104,7 +106,6 @@ def job(video: Path, store: FolderStore, settings: Settings, coded_server: Model
 def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """The processes of chunks, in the order in which they were started."""
     processes: list[subprocess.Popen[bytes]] = []
-    spawn = workers.spawn
 
     def spawn_and_keep(*arguments: Any, **named: Any) -> subprocess.Popen[bytes]:
         processes.append(spawn(*arguments, **named))
@@ -230,7 +231,7 @@ def test_a_chunk_whose_process_is_killed_is_tried_again(
 
         with ThreadPoolExecutor(1) as pool:
             killed = pool.submit(kill_one)
-            result = changed(job, server=GivenServer(address), observer=watcher).run()
+            result = changed(job, server=GivenServer(address, Settings()), observer=watcher).run()
             killed.result()
     assert_complete(result)
     assert len(watcher.notes) == 1
@@ -242,7 +243,6 @@ def test_a_chunk_whose_process_is_killed_is_tried_again(
 def broken_chunk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments of the processes of the chunk with index 2, each of which is killed at once."""
     tried: list[str] = []
-    spawn = workers.spawn
 
     def spawn_and_kill(command: list[str], **named: Any) -> subprocess.Popen[bytes]:
         process = spawn(command, **named)
@@ -275,10 +275,10 @@ def test_a_chunk_that_breaks_down_for_good_gives_a_partial_result_that_says_so(
 
 
 def test_a_partial_run_is_completed_by_the_next_one(
-    job: Job, broken_chunk: list[str], monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[bytes]]
+    job: Job, broken_chunk: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert job.run().summary.status == "partial"
-    monkeypatch.undo()
+    monkeypatch.setattr(workers, "spawn", spawn)
     result = job.run()
     assert_complete(result)
     assert not result.reused
@@ -316,7 +316,7 @@ def test_what_is_not_done_at_the_time_limit_is_missing_with_the_code_timeout(
 ) -> None:
     with gated_server() as (_, address):
         short = settings.model_copy(update={"job_timeout_seconds": 1.0})
-        result = changed(job, server=GivenServer(address), settings=short).run()
+        result = changed(job, server=GivenServer(address, Settings()), settings=short).run()
     assert result.summary.status == "partial"
     assert {missing.code for missing in result.summary.frames.missing} == {"timeout"}
     assert numbers_in_pictures(result) == interrupted
@@ -332,7 +332,7 @@ def test_a_server_that_is_given_up_ends_the_job_and_its_processes(
                 raise ModelUnavailableError("it ended")
 
     with gated_server() as (_, address), pytest.raises(ModelUnavailableError, match="it ended"):
-        changed(job, server=DyingServer(address)).run()
+        changed(job, server=DyingServer(address, Settings())).run()
     assert started
     assert all(process.returncode is not None for process in started)
 
@@ -340,7 +340,7 @@ def test_a_server_that_is_given_up_ends_the_job_and_its_processes(
 def test_two_at_once_compute_once(job: Job, settings: Settings) -> None:
     job = changed(job, settings=settings.model_copy(update={"lease_seconds": 4.0}))
     with gated_server() as (backend, address), ThreadPoolExecutor(1) as pool:
-        first = pool.submit(changed(job, server=GivenServer(address)).run)
+        first = pool.submit(changed(job, server=GivenServer(address, Settings())).run)
         backend.wait_until_stuck()
         waiting = Watcher(note=backend.gate.set)
         second = changed(job, server=NoServer(), observer=waiting).run()
@@ -360,7 +360,7 @@ def test_a_lease_that_was_lost_is_taken_again_and_the_work_goes_on(
     with gated_server() as (backend, address):
         watcher = Watcher(detect=take_it_away, note=backend.gate.set)
         short = settings.model_copy(update={"lease_seconds": 1.0})
-        result = changed(job, server=GivenServer(address), settings=short, observer=watcher).run()
+        result = changed(job, server=GivenServer(address, Settings()), settings=short, observer=watcher).run()
     assert "the lease was lost" in watcher.notes[0]
     assert_complete(result)
 
