@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from bench.agreement import check_cases
-from bench.cases import CASES, FULL, QUICK, Case, Effort
+from bench.cases import FULL, QUICK, Setup
 from bench.children import two_cores
 from bench.memory import measure_memory
 from bench.reading import measure_readings
@@ -43,54 +43,43 @@ def bench(*, quick: bool, only: str | None, out: Path) -> None:
     Exit status 1: the outputs disagree, and nothing was measured. Figures under their goal are shown as such.
     """
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
-    report = run_bench(QUICK if quick else FULL, NAMES if only is None else (only,), out, console)
+    setup = Setup(out.absolute(), QUICK if quick else FULL, lambda line: console.print(f"[dim]{line}[/dim]"))
+    report = run_bench(setup, NAMES if only is None else (only,), console)
     report.show(console)
     console.print(f"written to {out / 'bench.json'}")
     sys.exit(1 if report.differences else 0)
 
 
-def run_bench(
-    effort: Effort, names: Collection[str], out: Path, console: Console, cases: Collection[Case] = CASES
-) -> Report:
-    """Measure what is named, and write `out`/bench.json. Where outputs disagree nothing is measured."""
-    folder = out.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    report = Report(effort.name)
-
-    def tell(line: str) -> None:
-        console.print(f"[dim]{line}[/dim]")
-
+def run_bench(setup: Setup, names: Collection[str], console: Console) -> Report:
+    """Measure what is named, and write bench.json. Where outputs disagree nothing is measured."""
+    setup.folder.mkdir(parents=True, exist_ok=True)
+    report = Report(setup.effort.name)
     if "throughput" in names:
-        report.agreements = check_cases(folder, cases, effort, tell)
+        report.agreements = check_cases(setup)
     for difference in report.differences[:_DIFFERENCES_SHOWN]:
         console.print(f"[red]outputs differ[/red]: {difference}")
     if not report.differences:
-        _measure(report, effort, names, folder, cases, tell)
-    report.write(folder / "bench.json")
+        _measure(setup, names, report)
+    report.write(setup.folder / "bench.json")
     return report
 
 
-def _measure(
-    report: Report, effort: Effort, names: Collection[str], folder: Path, cases: Collection[Case],
-    tell: Callable[[str], None],
-) -> None:  # fmt: skip
+def _measure(setup: Setup, names: Collection[str], report: Report) -> None:
     if "throughput" in names:
         cores = two_cores()
         if cores is None:
             report.not_measured["throughput"] = _ONE_CORE
         else:
-            report.throughputs = measure_cases(folder, cases, effort, cores, tell)
+            report.throughputs = measure_cases(setup, cores)
     if "bytes" in names:
-        report.readings = measure_readings(folder, effort, tell)
+        report.readings = measure_readings(setup)
     if "memory" in names:
         if Path("/proc/self/status").exists():
-            tell("peak memory")
-            report.memory = measure_memory(folder, effort)
+            report.memory = measure_memory(setup)
         else:
             report.not_measured["memory"] = _NO_PROC
     if "start" in names:
-        tell("start")
-        report.starts = measure_starts(effort)
+        report.starts = measure_starts(setup)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cases import Case, Effort, Model, coded, plan_run
+from bench.cases import Model, Setup, coded, plan_run
 from bench.children import Stage, model_server, run_step, step_environment
 from local.serving.backends.coded import FIRST_CRC_CLASS
 from steps.planner import load_plan
@@ -26,15 +26,15 @@ class Agreement:
     """What differs, a line for each frame; none is as it should be."""
 
 
-def check_cases(folder: Path, cases: Collection[Case], effort: Effort, tell: Callable[[str], None]) -> list[Agreement]:
+def check_cases(setup: Setup) -> list[Agreement]:
     """Compare pictures at each size of a model's input, and detections with each model."""
-    agreements = []
-    for case in cases:
-        tell(f"comparing outputs: {case.clip}, {case.model.name}")
-        clip = case.make_clip(folder, effort.checked_frames)
-        pictures = compare_pictures(folder, clip, case.model.input_pixels, effort.checked_frames)
-        detections = compare_detections(folder, clip, case.model, effort.checked_frames)
-        agreements.append(Agreement(case.clip, case.model.name, effort.checked_frames, pictures + detections))
+    agreements, frames = [], setup.effort.checked_frames
+    for case in setup.cases:
+        setup.tell(f"comparing outputs: {case.clip}, {case.model.name}")
+        clip = case.make_clip(setup.folder, frames)
+        pictures = compare_pictures(setup.folder, clip, case.model.input_pixels, frames)
+        detections = compare_detections(setup.folder, clip, case.model, frames)
+        agreements.append(Agreement(case.clip, case.model.name, frames, pictures + detections))
     return agreements
 
 

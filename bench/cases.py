@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Effort:
     starts: int
 
 
-FULL = Effort("full", repetitions=4, run_seconds=5.0, checked_frames=100, memory_frames=600, starts=7)
+FULL = Effort("full", repetitions=4, run_seconds=5.0, checked_frames=60, memory_frames=600, starts=5)
 QUICK = Effort("quick", repetitions=2, run_seconds=0.8, checked_frames=20, memory_frames=240, starts=3)
 
 
@@ -83,7 +84,19 @@ class Case:
         return hd_clip(folder, frames) if self.clip == "1080p" else sd_clip(folder, frames)
 
 
-CASES = (Case("1080p", SSD, 90), Case("1080p", NULL, 90), Case("432p", SSD, 110), Case("432p", NULL, 400))
+CASES = (Case("1080p", SSD, 65), Case("1080p", NULL, 100), Case("432p", SSD, 65), Case("432p", NULL, 370))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a bench measures, and where it keeps its files."""
+
+    folder: Path
+    """An absolute path."""
+    effort: Effort
+    tell: Callable[[str], None]
+    """Is told what is measured next."""
+    cases: Sequence[Case] = CASES
 
 
 def plan_run(folder: Path, clip: Path, profile: Path, frames: int | None = None, fps: float = 0.0) -> Path:

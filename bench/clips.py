@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 SAMPLE = Path(__file__).parents[1] / "samples" / "one-by-one-person.mp4"
 """768x432, 10 frames a second, 200 frames."""
 HD_FRAMES = 120
-"""Frames of the 1080p scene before it is repeated: 4 s at 30 frames a second, two groups of pictures."""
+"""Frames of the 1080p scene before it is repeated: 4 s, one group of pictures, as encoders make them by default."""
+HD_FPS = 30
 SD_FRAMES = 200
 
-_WIDTH, _HEIGHT, _FPS = 1920, 1080, 30
+_WIDTH, _HEIGHT = 1920, 1080
 _BITS_PER_SECOND = 8_000_000
 _GRAIN_LEVELS = 6.0
 """Standard deviation of the grain in the brightness, 0 to 255: what a camera shows in poor light."""
@@ -24,7 +25,7 @@ _MARGIN = 64
 
 def hd_clip(folder: Path, frames: int, ending: str = "mp4") -> Path:
     """1080p H.264 at 8 Mbit/s: the sample's scene enlarged, panning under grain, repeated to `frames` or more."""
-    scene = folder / f"1080p-{HD_FRAMES}.mp4"
+    scene = folder / "1080p.mp4"
     if not scene.exists():
         temporary = scene.with_suffix(".part.mp4")
         _encode_hd(temporary, HD_FRAMES)
@@ -67,7 +68,8 @@ def _encode_hd(path: Path, frames: int) -> None:
     grain = random.normal(0, _GRAIN_LEVELS, (_HEIGHT + _MARGIN, _WIDTH + _MARGIN)).round().astype(np.int16)
     with av.open(str(SAMPLE)) as sample, av.open(str(path), "w") as target:
         scene = sample.decode(video=0)
-        stream = target.add_stream("libx264", rate=_FPS, options={"preset": "veryfast", "g": "60", "bf": "2"})
+        options = {"preset": "veryfast", "bf": "2", "g": str(frames), "sc_threshold": "0"}
+        stream = target.add_stream("libx264", rate=HD_FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
         stream.bit_rate = _BITS_PER_SECOND
         planes: list[NDArray[np.uint8]] = []
@@ -87,7 +89,7 @@ def _encode_hd(path: Path, frames: int) -> None:
                 padded = np.zeros((plane.height, plane.line_size), np.uint8)
                 padded[:, : plane.width] = part
                 plane.update(padded.tobytes())
-            frame.pts, frame.time_base = number, Fraction(1, _FPS)
+            frame.pts, frame.time_base = number, Fraction(1, HD_FPS)
             target.mux(stream.encode(frame))
         target.mux(stream.encode(None))
 

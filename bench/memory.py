@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cases import NULL, Effort, plan_run
+from bench.cases import NULL, Setup, plan_run
 from bench.children import LIMIT_SECONDS, ROOT, ChildError, Server, model_server, step_environment
-from bench.clips import hd_clip
+from bench.clips import HD_FPS, hd_clip
 from steps.processes import reelscan_command, stop
 
 TIMES = 10
@@ -41,13 +41,14 @@ class Memory:
         }  # fmt: skip
 
 
-def measure_memory(folder: Path, effort: Effort) -> Memory:
+def measure_memory(setup: Setup) -> Memory:
     """Analyse five frames a second of both clips."""
-    peaks = []
+    setup.tell("peak memory")
+    peaks, frames = [], setup.effort.memory_frames
     with model_server(NULL.path) as server:
-        for frames in (effort.memory_frames, effort.memory_frames * TIMES):
-            peaks.append(_peak_bytes(folder, hd_clip(folder, frames), server))
-    return Memory(effort.memory_frames / 30, *peaks)
+        for count in (frames, frames * TIMES):
+            peaks.append(_peak_bytes(setup.folder, hd_clip(setup.folder, count), server))
+    return Memory(frames / HD_FPS, *peaks)
 
 
 def _peak_bytes(folder: Path, clip: Path, server: Server) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import boto3
 
-from bench.cases import NULL, Effort
+from bench.cases import NULL, Setup
 from bench.children import model_server, run_step, step_environment
 from bench.clips import hd_clip
 from local.aws import (
@@ -31,6 +31,7 @@ GOAL_FACTOR = 2.2
 GOAL_BYTES_A_CHUNK = 1 << 20
 
 _CHUNK_SECONDS = "4"
+"""The clip's group of pictures, as short as a chunk can be: what reading one costs besides weighs most."""
 _RECEIVE_BYTES = 1 << 18
 
 
@@ -66,7 +67,7 @@ class Reading:
         }
 
 
-def measure_readings(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Reading]:
+def measure_readings(setup: Setup) -> list[Reading]:
     """Do the whole job for a container with an index, and for one without, in which chunks are reached by splicing."""
     readings = []
     with embedded_aws() as port, counting_relay(port) as relay, model_server(NULL.path) as server:
@@ -76,11 +77,12 @@ def measure_readings(folder: Path, effort: Effort, tell: Callable[[str], None]) 
             aws_access_key_id="bench", aws_secret_access_key="bench",
         )  # fmt: skip
         environment = embedded_environment(
-            relay.port, step_environment(server, NULL.write_profile(folder), results=f"s3://{RESULTS_BUCKET}/bench")
+            relay.port,
+            step_environment(server, NULL.write_profile(setup.folder), results=f"s3://{RESULTS_BUCKET}/bench"),
         )
         for ending in ("mp4", "ts"):
-            clip = hd_clip(folder, effort.memory_frames, ending)
-            tell(f"bytes read: {clip.name}")
+            clip = hd_clip(setup.folder, setup.effort.memory_frames, ending)
+            setup.tell(f"bytes read: {clip.name}")
             s3.upload_file(str(clip), TASK_DATA_BUCKET, clip.name)
             readings.append(_measure(clip, environment, relay))
     return readings

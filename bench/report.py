@@ -111,7 +111,7 @@ class Report:
     def _throughput_table(self) -> Table:
         table = _table(
             "Frames per second, server and client on a core each",
-            "clip", "model", "detect", "decode + scale", "server alone", "ratio", "lowest to highest", "goal", "reached",
+            "clip", "model", "detect", "decode + scale", "server alone", "ratio", "range", "goal", "reached",
         )  # fmt: skip
         for one in self.throughputs:
             rates = [
@@ -166,7 +166,7 @@ class Report:
         return table
 
     def _start_table(self) -> Table:
-        table = _table("CPU seconds of a command's start", "command", "median", "lowest to highest", "goal", "reached")
+        table = _table("CPU seconds of a command's start", "command", "median", "range", "goal", "reached")
         for one in self.starts:
             document = one.document()
             table.add_row(

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from bench.cases import Effort
+from bench.cases import Setup
 from bench.children import ChildError, run_command, step_environment
 from local.aws import RESULTS_BUCKET, TASK_DATA_BUCKET, create_resources, embedded_aws, embedded_environment
 from steps.errors import BadInputError
@@ -50,13 +50,14 @@ class Start:
         }
 
 
-def measure_starts(effort: Effort) -> list[Start]:
+def measure_starts(setup: Setup) -> list[Start]:
     """Start every step against S3 and SQS over HTTP."""
+    setup.tell("start")
     with embedded_aws() as port:
         create_resources(port)
         environment = embedded_environment(port, step_environment(None, None))
         measured: dict[str, list[float]] = {name: [] for name in _COMMANDS}
-        for number in range(effort.starts + 1):
+        for number in range(setup.effort.starts + 1):
             for name, (arguments, status) in _COMMANDS.items():
                 ran = run_command(reelscan_command(*arguments), environment)
                 if ran.status != status:

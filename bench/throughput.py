@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bench.cases import Case, Effort, plan_run
+from bench.cases import Case, Setup, plan_run
 from bench.children import Cores, OtherLoad, Server, Stage, cpu_seconds, model_server, step_environment
 
 GOAL = 0.90
@@ -99,21 +98,19 @@ class Throughput:
         }
 
 
-def measure_cases(
-    folder: Path, cases: Collection[Case], effort: Effort, cores: Cores, tell: Callable[[str], None]
-) -> list[Throughput]:
+def measure_cases(setup: Setup, cores: Cores) -> list[Throughput]:
     """Measure every case."""
     measured = []
-    for case in cases:
-        tell(f"frames per second: {case.clip}, {case.model.name}")
-        frames = max(1, round(effort.run_seconds * case.expected_fps))
+    for case in setup.cases:
+        setup.tell(f"frames per second: {case.clip}, {case.model.name}")
         with model_server(case.model.path, cores.server) as server:
-            measured.append(measure_case(folder, case, server, cores, frames=frames, repetitions=effort.repetitions))
+            measured.append(_measure_case(setup, case, server, cores))
     return measured
 
 
-def measure_case(folder: Path, case: Case, server: Server, frames: int, repetitions: int, cores: Cores) -> Throughput:
-    """Measure detecting, decoding and scaling, and the server, in turns."""
+def _measure_case(setup: Setup, case: Case, server: Server, cores: Cores) -> Throughput:
+    """Measure decoding and scaling, detecting, and the server, in turns."""
+    folder, frames = setup.folder, max(1, round(setup.effort.run_seconds * case.expected_fps))
     clip = case.make_clip(folder, frames)
     profile = case.model.write_profile(folder)
     run = plan_run(folder / "run", clip, profile, frames)
@@ -124,7 +121,7 @@ def measure_case(folder: Path, case: Case, server: Server, frames: int, repetiti
         Stage("feed", run, environment, cores.client) as feed,
     ):
         load = OtherLoad(server.pid, decode.pid, feed.pid)
-        for _ in range(repetitions):
+        for _ in range(setup.effort.repetitions):
             decoded = decode.measure()
             # A new process each time, as each chunk has one.
             with Stage("detect", run, environment, cores.client) as detect:

@@ -32,6 +32,8 @@ CLIP = Path(__file__).resolve().parents[1] / "samples" / "one-by-one-person.mp4"
 OUT = Path("out/demo")
 READY_SECONDS = 120.0
 TASK_SECONDS = 300.0
+STOP_SECONDS = 30.0
+"""The service gives its own processes time to stop."""
 
 
 def demo(out: Path = OUT) -> Completed:
@@ -60,7 +62,7 @@ def demo(out: Path = OUT) -> Completed:
         _say(console, "Copying the results, stopping the service")
         copy_results(open_store(completed.results or "", settings), results, list(completed.files.values()))
     finally:
-        stop([service])
+        stop([service], grace_seconds=STOP_SECONDS)
     print_completed(console, completed, results)
     return completed
 

@@ -82,8 +82,8 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
-def spans_text(spans: list[Span], most: int = 5) -> str:
-    """Spans for people: `0.0-1.4, 6.6-18.4 s`; of many, the first `most`."""
+def spans_text(spans: list[Span], most: int = 3) -> str:
+    """Spans for people: `0.0 s to 1.4 s, 6.8 s to 18.2 s`; of many, the first `most`."""
     shown = [
         clock(span.first_seconds) if span.first_seconds == span.last_seconds
         else f"{clock(span.first_seconds)} to {clock(span.last_seconds)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from steps.errors import ModelMismatchError, ModelUnavailableError, OutsideError, UsageError
 from steps.job import GivenServer, ModelServer
-from steps.processes import last_line, reelscan_command, spawn, stop, wait_for_line
+from steps.processes import SERVING_MALLOC, last_line, reelscan_command, spawn, stop, wait_for_line
 
 if TYPE_CHECKING:
     from steps.plan import ModelIdentity
@@ -108,7 +109,9 @@ class EmbeddedServer:
         arguments += ["--model-version", str(self._settings.model_version)]
         if self._model is not None:
             arguments += ["--model", self._model]
-        return spawn(reelscan_command(*arguments), stdout=stdout, stderr=self._messages.file)
+        environment = {**os.environ, **SERVING_MALLOC}
+        command = reelscan_command(*arguments)
+        return spawn(command, environment=environment, stdout=stdout, stderr=self._messages.file)
 
     def _raise_for_status(self) -> None:
         """Raise what the server's own message says, where it ended because of the model it was given."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from local.model_server import choose_server
-from steps.errors import NotFoundError, StorageError, UsageError
+from steps.errors import BadInputError, NotFoundError, StorageError, UsageError
 from steps.job import Job, JobResult, Observer
 from steps.lease import Lease
 from steps.plan import PLAN_KEY
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 OUT = Path("out")
 """Where results go by default, in a folder named after the video."""
+LOCK_NAME = ".lock"
+"""The file that `FolderStore` locks for conditional writes."""
 READY_SECONDS = 30.0
 """How long a server named by --serving may take to be there, unless REELSCAN_READY_TIMEOUT_SECONDS is set."""
 
@@ -86,7 +89,7 @@ def run_video(
         # A person waits, and is told of a wrong address sooner than a pod beside a server that still starts.
         settings = settings.model_copy(update={"ready_timeout_seconds": READY_SECONDS})
     server, settings = choose_server(serving, model, settings)
-    with server as running:
+    with server as running, _nothing_left(store.folder):
         return Job(
             bucket=video.bucket,
             key=video.key,
@@ -98,6 +101,21 @@ def run_video(
             force_nonce=uuid.uuid4().hex,
             observer=observer,
         ).run()
+
+
+@contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """When bad input ends the block, remove the folder if it holds no results and nothing of the user's."""
+    try:
+        yield
+    except BadInputError:
+        if folder.is_dir() and all(path.name == LOCK_NAME for path in folder.iterdir()):
+            (folder / LOCK_NAME).unlink(missing_ok=True)
+            folder.rmdir()
+            if folder.parent == OUT.absolute():
+                with suppress(OSError):  # it holds the results of other videos
+                    folder.parent.rmdir()
+        raise
 
 
 def claim_folder(store: FolderStore, run: str, settings: Settings, note: Callable[[str], None]) -> Store:

@@ -88,7 +88,8 @@ class ChunkAccess:
         if packets is None:
             file.close()
             raise UnsupportedError(
-                f"{self._source.identity.url}: the keyframe with pts {segment.key_pts} cannot be found again; rewrap the file"
+                f"{self._source.identity.url}: the keyframe with pts {segment.key_pts} cannot be found again; "
+                "rewrap the file"
             )
         return file, packets
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,8 +32,11 @@ class Census:
     def begin_group(self) -> None:
         """What comes now is decoded without what came before."""
         self._packets = 0
+        self._counts = True
         self._place: dict[int, int] = {}
         """Place in the order of decoding of each packet whose picture belongs to the group, by pts."""
+        self._next_key: tuple[int, int] | None = None
+        """Place and pts of the next group's keyframe, of which the last pictures of this one are made too."""
         self._keys: list[tuple[int, int, bool]] = []
         """Place, pts and whether it is displayed, of each key packet that belongs to the group."""
         self._damaged: list[int] = []
@@ -55,29 +58,35 @@ class Census:
                 self._keys.append((self._packets, pts, displayed))
             if displayed:
                 self._place.setdefault(pts, self._packets)
-        if packet.is_corrupt or (pts in self._known_damage and not packet.is_discard):
-            self._damaged.append(self._packets)
+        elif pts is not None and packet.is_keyframe and not packet.is_discard:
+            self._next_key = self._packets, pts
         self._packets += 1
+        # What leads the group's own keyframe lacks what it is made of, which says nothing of the rest.
+        self._counts = belongs or packet.is_keyframe
+        if packet.is_corrupt or (pts in self._known_damage and not packet.is_discard):
+            self._mark_last()
 
-    def see_damage(self) -> None:
-        """The decoder refused the packet last seen."""
-        self._damaged.append(max(0, self._packets - 1))
-
-    def see_picture(self, frame: VideoFrame) -> None:
-        """`frame` came out of the decoder."""
-        pts = frame.pts
-        if pts is None:
-            return
-        if frame.is_corrupt or (self._highest_pts is not None and pts <= self._highest_pts):
-            self._damaged.append(self._place.get(pts, 0))
-        else:
-            self._came_out[pts] = frame.key_frame
-            self._highest_pts = pts
+    def see_result(self, frames: Iterable[VideoFrame], sound: bool) -> None:
+        """`frames` came out of the decoder then. Not `sound`: it refused the packet."""
+        if not sound:
+            self._mark_last()
+        for frame in frames:
+            if frame.pts is None:
+                continue
+            if frame.is_corrupt or (self._highest_pts is not None and frame.pts <= self._highest_pts):
+                place = self._place_of(frame.pts)
+                if place is not None:
+                    self._damaged.append(place)
+            else:
+                self._came_out[frame.pts] = frame.key_frame
+                self._highest_pts = frame.pts
 
     def end_group(self) -> None:
         """All of the group has been seen."""
         wanted = [pts for pts in self._place if pts in self._wanted]
         self._damaged += [self._place[pts] for pts in wanted if pts not in self._came_out]
+        if self._next_key and self._next_key[1] not in self._came_out:
+            self._damaged.append(self._next_key[0])
         self._damaged.sort()
         keys = [
             (place, pts) for place, pts, displayed in self._keys
@@ -88,6 +97,15 @@ class Census:
             place, pts, displayed = self._keys[0]
             is_clean = not displayed or self._came_out.get(pts, False) or place in self._damaged
             self.has_unclean_key = self.has_unclean_key or not is_clean
+
+    def _mark_last(self) -> None:
+        if self._counts:
+            self._damaged.append(self._packets - 1)
+
+    def _place_of(self, pts: int) -> int | None:
+        if self._next_key and pts == self._next_key[1]:
+            return self._next_key[0]
+        return self._place.get(pts)
 
     def _is_whole(self, pts: int, sound_keys: list[tuple[int, int]]) -> bool:
         """Whether nothing that the picture is made of is damaged."""
@@ -104,8 +122,11 @@ class Census:
 class Counter:
     """Says which displayed frame a picture is where pts do not, and whether it shows what it should."""
 
-    def __init__(self, displayed_pts: list[int] | None, damaged: Collection[int] = ()) -> None:
-        """Args: `displayed_pts`: of all displayed frames in order, or None; `damaged`: numbers of frames known to be so."""
+    def __init__(self, displayed_pts: Sequence[int | None] | None, damaged: Collection[int] = ()) -> None:
+        """Args:
+        displayed_pts: of all displayed frames in order; None where they have none.
+        damaged: numbers of frames that are known to be damaged.
+        """
         self._displayed_pts = displayed_pts
         self._damaged = frozenset(damaged)
         self._next = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +98,8 @@ def cut(
                 firsts.append(int(start))
     else:
         span = float(key_seconds[groups[-1]] - key_seconds[groups[0]])
-        chunk_seconds = max(chunk_seconds, span / max_chunks)
+        # So wide that the last of `max_chunks` begins no earlier than the last keyframe.
+        chunk_seconds = max(chunk_seconds, span / (max_chunks - 1) + 2e-3) if max_chunks > 1 else math.inf
         firsts = [0]
         for start in starts[1:]:
             if key_seconds[groups[start]] >= key_seconds[groups[firsts[-1]]] + chunk_seconds - 1e-3:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import av
 import av.error
 from av.stream import Discard, Disposition
 
 from steps.errors import NotAVideoError, ReelscanError, TooLargeError, UnsupportedError
+from steps.h264 import pair_fields
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from steps.source import SourceReader, SplicedReader
 
 PROBE_BYTES = 512 << 10
-"""How much of a file's start FFmpeg may read to learn its streams: with its default of 5 MB, 300 chunks would read 1.5 GB."""
+"""How much of a file's start FFmpeg may read to learn its streams. With its default of 5 MB 300 chunks read 1.5 GB."""
 
 # hls, concat, dash and sdp open what their text names, and the picture readers turn a photograph into a film.
 _DEMUXERS = (
-    "mov", "matroska", "mpegts", "mpeg", "mpegvideo", "avi", "flv", "live_flv", "asf", "ogg", "mxf", "gxf", "nut", "wtv", "rm",
-    "dv", "ivf", "obu", "av1", "h264", "hevc", "vvc", "m4v", "vc1", "yuv4mpegpipe", "nsv", "swf", "h263", "h261",
+    "mov", "matroska", "mpegts", "mpeg", "mpegvideo", "avi", "flv", "live_flv", "asf", "ogg", "mxf", "gxf", "nut",
+    "wtv", "rm", "dv", "ivf", "obu", "av1", "h264", "hevc", "vvc", "m4v", "vc1", "yuv4mpegpipe", "nsv", "swf", "h263", "h261",
 )  # fmt: skip
 _STILL_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"jxl ")
 _OPEN_ERRORS_TRIED = 16
@@ -44,6 +45,8 @@ class VideoFile:
             TooLargeError: its header claims more than `max_pixels`.
         """
         self.url = url
+        self.packets_read = 0
+        """Packets of the container so far; fields of one picture may have one each."""
         self._file = file
         self.container = self._open(file, settings)
         try:
@@ -59,13 +62,37 @@ class VideoFile:
         return str(self.container.format.name)
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
-        """The picture's packets in the order of the file. Goes on behind unreadable places; ends where nothing follows."""
+        """The picture's packets in the order of the file, one a picture: `decode` adds the second field to a first one.
+
+        Goes on behind unreadable places; ends where nothing follows.
+        """
+        packets = self._all_packets()
+        return packets if self.stream.codec_context.name != "h264" else pair_fields(packets, self.extradata)
+
+    @property
+    def extradata(self) -> bytes | None:
+        """The codec's headers, where the container has them apart from the packets."""
+        return self.stream.codec_context.extradata
+
+    def decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
+        """The pictures that come out when `packet` goes in; None drains the decoder. Raises av.error.FFmpegError."""
+        context = self.stream.codec_context
+        frames = context.decode(packet)
+        second_field = None if packet is None else cast("Packet[VideoStream] | None", packet.opaque)
+        return frames if second_field is None else frames + context.decode(second_field)
+
+    def close(self) -> None:
+        """Free the container and its decoder."""
+        self.container.close()
+
+    def _all_packets(self) -> Iterator[Packet[VideoStream]]:
         failures = 0
         while failures < _OPEN_ERRORS_TRIED:
             try:
                 for packet in self.container.demux(self.stream):
                     if packet.size:
                         failures = 0
+                        self.packets_read += 1
                         yield packet
             except av.error.FFmpegError:
                 self.raise_read_error()
@@ -73,14 +100,6 @@ class VideoFile:
             else:
                 self.raise_read_error()
                 return
-
-    def decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
-        """The pictures that come out when `packet` goes in; None drains the decoder. Raises av.error.FFmpegError."""
-        return self.stream.codec_context.decode(packet)
-
-    def close(self) -> None:
-        """Free the container and its decoder."""
-        self.container.close()
 
     def _open(self, file: SourceReader | SplicedReader, settings: Settings) -> InputContainer:
         options = {
@@ -104,7 +123,7 @@ class VideoFile:
         head = self._file.first_bytes()
         if head[4:8] == b"ftyp":
             if b"moov" not in head:
-                return "its index (the moov box) is missing: it was cut off, or is still being written; upload it again whole"
+                return "its index (the moov box) is missing: it was cut off or is being written; upload it again whole"
             return f"its index (the moov box) cannot be read: {error}"
         return "is no video that can be read (allowed are MP4, MOV, MKV, WebM, TS, AVI and other single video files)"
 
@@ -123,8 +142,8 @@ class VideoFile:
             if not stream.disposition & (Disposition.attached_pic | Disposition.still_image)
         ]  # fmt: skip
         if not streams:
-            kinds = sorted({stream.type for stream in self.container.streams}) or ["no stream at all"]
-            raise NotAVideoError(f"{self.url}: holds no moving picture, only {', '.join(kinds)}")
+            kinds = ", ".join(sorted({stream.type for stream in self.container.streams})) or "no stream at all"
+            raise NotAVideoError(f"{self.url}: holds no moving picture, only {kinds}")
         best = self.container.streams.best("video")
         chosen = best if best in streams else streams[0]
         for stream in self.container.streams:
@@ -134,7 +153,7 @@ class VideoFile:
             raise UnsupportedError(
                 f"{self.url}: FFmpeg has no decoder here for its picture stream; re-encode it as H.264"
             )
-        return chosen  # type: ignore[return-value]
+        return chosen
 
     def _check_size(self, settings: Settings) -> None:
         context = self.stream.codec_context

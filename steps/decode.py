@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import av.error
 
@@ -37,7 +37,7 @@ _MOST_WAITING = 64
 _MOST_DRAINS = 64
 
 
-class Damage(Exception):  # noqa: N818 - a sign that changes the way of decoding, not an error
+class Damage(Exception):
     """The chunk shows a sign of damage and has to be decoded the careful way."""
 
 
@@ -136,8 +136,8 @@ class ChunkDecoder:
     def _take_census(self, by_group: bool) -> Census:
         wanted = _Wanted(self._plan, *self._segments).pts
         census = Census(wanted, frozenset(pts for segment in self._segments for pts in segment.damaged))
-        for frame in self._all_pictures(wanted, by_group, census):
-            census.see_picture(frame)
+        for _ in self._all_pictures(wanted, by_group, census):
+            pass
         return census
 
     def _all_pictures(self, wanted: Collection[int], by_group: bool, census: Census | None) -> Iterator[VideoFrame]:
@@ -147,7 +147,7 @@ class ChunkDecoder:
         ends make a difference. Without `by_group` all is decoded from the start of the file, as one group.
         """
         file, packets = self._access.start(self._segments[0], one_thread=True, from_start=not by_group)
-        hidden = HiddenPackets(self._plan.video.codec, file.stream.codec_context.extradata)
+        hidden = HiddenPackets(self._plan.video.codec, file.extradata)
         groups: Iterable[GroupPackets] = Groups(packets) if by_group else [self._as_one_group(packets)]
         try:
             for group in groups:
@@ -162,15 +162,15 @@ class ChunkDecoder:
                             census.see_packet(packet, belongs=belongs, hidden=hidden.is_hidden(packet))
                         _skip_unless_wanted(file, packet, wanted)
                     frames, sound = _decode_anyway(file, packet)
-                    if census and not sound:
-                        census.see_damage()
+                    if census:
+                        census.see_result(frames, sound)
                     yield from (frame for frame in frames if frame.pts in pts_of_group)
                     if packet is None and sound and not frames:
                         break
                 if census:
                     census.end_group()
                 file.stream.codec_context.flush_buffers()
-                if self._segments[-1].last_pts in pts_of_group:
+                if self._segments[-1].pts[-1] in pts_of_group:
                     break
         finally:
             file.close()
@@ -305,7 +305,7 @@ def _skip_to_key(packets: Iterator[Packet[VideoStream]], segment: Segment) -> Pa
 
 def _skip_unless_wanted(file: VideoFile, packet: Packet[VideoStream], wanted: Collection[int]) -> None:
     """Let the decoder pass over the packet if it is not wanted and nothing refers to it."""
-    skip = "NONREF" if packet.is_discard or packet.pts not in wanted else "DEFAULT"
+    skip: Literal["NONREF", "DEFAULT"] = "NONREF" if packet.is_discard or packet.pts not in wanted else "DEFAULT"
     context = file.stream.codec_context
     if context.skip_frame != skip:
         context.skip_frame = skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from steps.bits import BitReader
+
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
@@ -33,7 +35,7 @@ class HiddenPackets:
     def is_hidden(self, packet: Packet[VideoStream]) -> bool:
         """Whether no picture is shown for this packet, though others may refer to one in it."""
         if self._codec == "vp8":
-            return packet.size > 0 and not memoryview(packet)[0] & 0x10  # type: ignore[arg-type]
+            return packet.size > 0 and not memoryview(packet)[0] & 0x10
         if self._codec == "mpeg4":
             return self._is_hidden_mpeg4(bytes(packet))
         return False
@@ -54,14 +56,16 @@ class HiddenPackets:
         first_picture = _PICTURE.search(data)
         headers = data[: first_picture.start()] if first_picture else data
         if layer := _LAYER.search(headers):
-            self._increment_bits = _increment_bits(_Bits(headers, layer.end())) or self._increment_bits
+            self._increment_bits = (
+                _increment_bits(BitReader(headers[layer.end() : layer.end() + _HEADER_BYTES])) or self._increment_bits
+            )
         if made_by := _DIVX.search(headers):
             self.is_packed = made_by[1] == b"p"
 
     def _is_coded(self, data: bytes, start: int) -> bool:
         if self._increment_bits is None:
             return True
-        bits = _Bits(data, start)
+        bits = BitReader(data[start : start + _HEADER_BYTES])
         bits.read(2)  # vop_coding_type
         while bits.read(1):  # modulo_time_base
             pass
@@ -69,30 +73,13 @@ class HiddenPackets:
         return bits.is_over or bool(bits.read(1))
 
 
+_HEADER_BYTES = 64
 _PICTURE = re.compile(rb"\x00\x00\x01\xb6(?=.)", re.DOTALL)
 _LAYER = re.compile(rb"\x00\x00\x01[\x20-\x2f]")
 _DIVX = re.compile(rb"\x00\x00\x01\xb2DivX\d+(?:Build|b)\d+(p?)")
 
 
-class _Bits:
-    """Reads bits, the most significant first; zeros behind the end."""
-
-    def __init__(self, data: bytes, start: int, limit: int = 64) -> None:
-        window = data[start : start + limit]
-        self._value = int.from_bytes(window)
-        self._left = 8 * len(window)
-
-    def read(self, count: int) -> int:
-        self._left -= count
-        shifted = self._value >> self._left if self._left >= 0 else self._value << -self._left
-        return shifted & ((1 << count) - 1)
-
-    @property
-    def is_over(self) -> bool:
-        return self._left < 0
-
-
-def _increment_bits(bits: _Bits) -> int | None:
+def _increment_bits(bits: BitReader) -> int | None:
     """Bits of vop_time_increment, from a video object layer (6.2.3); None if it is cut off."""
     bits.read(1 + 8)  # random_accessible_vol, video_object_type_indication
     version = 1

@@ -1,9 +1,9 @@
 """The index of a video: every packet's time and place, read in one forward pass without decoding the video.
 
 Measured on sixty kinds of files, the n-th displayed frame is the packet with the n-th smallest pts that is not marked
-as discarded, save where the container has no pts of its own (raw H.264, H.264 with B-frames in AVI, packed MPEG-4), goes
-back in time (recordings put end to end), starts in the middle of a group of pictures, or holds packets of which nothing
-is shown. `VideoIndex` tells these apart.
+as discarded, save where the container has no pts of its own (raw H.264, H.264 with B-frames in AVI, packed MPEG-4),
+goes back in time (recordings put end to end), starts in the middle of a group of pictures, or holds packets of which
+nothing is shown. `VideoIndex` tells these apart.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from steps.container import VideoFile, reason_of
+from steps.container import VideoFile
 from steps.errors import NotAVideoError, TooLargeError, UnsupportedError
+from steps.first_pictures import FirstPictures
+from steps.h264 import HoleFinder
 from steps.hidden import HiddenPackets
 from steps.orientation import Orientation, orientation_of
 from steps.transport_stream import LossFinder, damaged_packets
@@ -33,9 +34,13 @@ if TYPE_CHECKING:
     from steps.source import SourceReader
 
 NO_PTS = -(1 << 63)
-_KEYS_TRIED = 8
 _CUES_ID = b"\x1c\x53\xbb\x6b"
 _CHECKED_EVERY_PACKETS = 1024
+_FEW_HOLES = 2
+_FEW_HOLES_SHARE = 0.01
+"""Of all packets; with more holes between them a stream was thinned out on purpose."""
+_FEW_FRAGMENTS_SHARE = 0.1
+"""Of all packets; where more are without a time, that is how the file is made."""
 _DISPLAY_TIMES_MENDED = ("mpeg1video", "mpeg2video", "mpeg4")
 """Codecs whose pictures FFmpeg puts in order of display by itself where the container tells the order of decoding."""
 
@@ -114,9 +119,7 @@ def read_index(
 
 
 class _Indexer:
-    def __init__(
-        self, file: VideoFile, reader: SourceReader, losses: LossFinder, url: str, settings: Settings
-    ) -> None:
+    def __init__(self, file: VideoFile, reader: SourceReader, losses: LossFinder, url: str, settings: Settings) -> None:
         self._file = file
         self._reader = reader
         self._losses = losses
@@ -139,8 +142,9 @@ class _Indexer:
             index_entries=len(stream.index_entries),
             has_cues=_CUES_ID in reader.first_bytes(),
         )
-        self._hiding = HiddenPackets(self._header.codec, stream.codec_context.extradata)
-        self._first = _FirstPictures(file)
+        self._holes = HoleFinder(file.extradata) if self._header.codec == "h264" else None
+        self._hiding = HiddenPackets(self._header.codec, file.extradata)
+        self._first = FirstPictures(file)
         if self._header.container == "mpegts":
             losses.watch(stream.id)
         else:
@@ -182,13 +186,14 @@ class _Indexer:
         self._key.append(packet.is_keyframe)
         self._discarded.append(packet.is_discard)
         self._hidden.append(self._hiding.is_hidden(packet))
+        if self._holes:
+            self._holes.see(packet)
         self._corrupt += packet.is_corrupt
 
     def _check_limits(self) -> None:
         if len(self._key) > self._settings.max_video_frames:
             raise TooLargeError(
-                f"{self._url}: holds more than {self._settings.max_video_frames} frames "
-                "(REELSCAN_MAX_VIDEO_FRAMES)"
+                f"{self._url}: holds more than {self._settings.max_video_frames} frames (REELSCAN_MAX_VIDEO_FRAMES)"
             )
 
     def _index(self, picture: VideoFrame) -> VideoIndex:
@@ -196,11 +201,16 @@ class _Indexer:
         key, discarded, hidden = (
             np.frombuffer(flags, dtype=np.bool_) for flags in (self._key, self._discarded, self._hidden)
         )
-        packets = Packets(
-            pts, dts, position, size, key, ~discarded & ~hidden, discarded, damaged_packets(self._losses.losses, position, key)
-        )
+        damaged, breaks = damaged_packets(self._losses.losses, position)
+        packets = Packets(pts, dts, position, size, key, ~discarded & ~hidden, discarded, damaged)
         self._hide_undecodable_start(packets)
         self._hide_fragments(packets)
+        holes = self._holes.behind_holes if self._holes else []
+        if len(holes) <= max(_FEW_HOLES, _FEW_HOLES_SHARE * len(pts)):
+            for number in holes:
+                self._mark_hole(packets, number)
+        for number in (*breaks, *jumps_back(dts).tolist()):
+            _mark_damaged_behind(packets, number)
         shown = packets.pts[packets.displayed]
         if not len(shown):
             raise NotAVideoError(f"{self._url}: an edit list cuts all of its frames away")
@@ -250,104 +260,48 @@ class _Indexer:
                 packets.displayed[number] = False
 
     def _hide_fragments(self, packets: Packets) -> None:
-        # What is left of a picture whose head was lost has no time, though the others have.
-        fragment = packets.displayed & (packets.pts == NO_PTS)
-        if packets.damaged.any() and not fragment[packets.displayed].all():
-            packets.displayed[fragment] = False
+        # In a transport stream every picture has its time, but for what is left of one whose head was lost.
+        fragments = packets.displayed & (packets.pts == NO_PTS)
+        if self._header.container == "mpegts" and 0 < fragments.sum() <= _FEW_FRAGMENTS_SHARE * len(fragments):
+            packets.displayed[fragments] = False
+            for number in np.flatnonzero(fragments):
+                self._mark_hole(packets, int(number))
+                self._mark_hole(packets, int(number) + 1)
+
+    def _mark_hole(self, packets: Packets, number: int) -> None:
+        """Mark what is spoilt because pictures are missing before packet `number`, in a way that shows only there."""
+        if self._header.container == "mpegts":
+            # What is left of a lost picture may have been added to the one before.
+            packets.damaged[max(0, number - 1)] = True
+        _mark_damaged_behind(packets, number)
 
     def _warnings(self, damaged: int) -> list[str]:
         warnings = []
         if damaged:
             warnings.append(f"{damaged} packets are damaged")
         entries = self._header.index_entries
-        if self._header.container.startswith("mov") and entries > len(self._key):
-            warnings.append(f"the file ends before {entries - len(self._key)} of the {entries} frames that its index names")
+        left = entries - self._file.packets_read
+        if self._header.container.startswith("mov") and left > 0:
+            warnings.append(f"the file ends before {left} of the {entries} frames that its index names")
         if not self._first.started_at_first_key:
             warnings.append("its first keyframe cannot be decoded")
         return warnings
 
 
-class _FirstPictures:
-    """Decodes the first few packets, and the second keyframe by itself, as they pass by."""
-
-    def __init__(self, file: VideoFile) -> None:
-        self._file = file
-        self._context = file.stream.codec_context
-        self._context.thread_type = "NONE"
-        self._state: Literal["before", "first", "between", "done"] = "before"
-        self._key_pts: int | None = None
-        self._key_discarded = False
-        self._following = 0
-        self._tried = 0
-        self.picture: VideoFrame | None = None
-        self.pts: set[int | None] = set()
-        self.clean_keys = True
-        self.encrypted = False
-        self.failure = ""
-        self.started_at_first_key = True
-
-    def feed(self, packet: Packet[VideoStream]) -> None:
-        if self._state == "done":
-            return
-        if packet.has_sidedata("encryption_info"):
-            self.encrypted = True
-            self._state = "done"
-        elif self._state == "before" and (packet.is_keyframe or packet.pts is None):
-            self._key_pts = packet.pts
-            self._key_discarded = packet.is_discard
-            self._following = 0
-            self._state = "first"
-            self._decode(packet)
-        elif self._state == "first":
-            leading = packet.pts is not None and self._key_pts is not None and packet.pts < self._key_pts
-            self._following += not leading
-            self._decode(packet)
-            if self._following >= 3 or packet.is_keyframe:
-                self._finish_first()
-        elif self._state == "between" and packet.is_keyframe and not packet.is_discard:
-            self._check_second_key(packet)
-
-    def end(self) -> None:
-        """No packet follows."""
-        if self._state == "first":
-            self._finish_first()
-
-    def _decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
-        try:
-            frames = self._file.decode(packet)
-        except av.error.FFmpegError as error:
-            self.failure = reason_of(error)
-            return []
-        for frame in frames:
-            if self.picture is None and not frame.is_corrupt:
-                self.picture = frame
-            self.pts.add(frame.pts)
-        return frames
-
-    def _finish_first(self) -> None:
-        self._decode(None)
-        self._context.flush_buffers()
-        self._tried += 1
-        if self.picture is not None:
-            self._state = "between"
-        else:
-            # An edit list can hide the first pictures, and damage spoil them: look behind the next keyframe.
-            self.started_at_first_key = self._key_discarded
-            self._state = "before" if self._tried < _KEYS_TRIED else "done"
-
-    def _check_second_key(self, packet: Packet[VideoStream]) -> None:
-        known = set(self.pts)
-        frames = self._decode(packet) + self._decode(None)
-        self._context.flush_buffers()
-        self.pts = known
-        self.clean_keys = any(frame.pts == packet.pts and frame.key_frame for frame in frames)
-        self._state = "done"
-
-
 def jumps_back(dts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where decoding times go back, as they do where recordings were put end to end: indexes of the first ones behind."""
+    """Where decoding times go back, as where recordings were put end to end: indexes of the first ones behind."""
     numbers = np.flatnonzero(dts != NO_PTS)
     return numbers[1:][np.diff(dts[numbers]) < 0]
+
+
+def _mark_damaged_behind(packets: Packets, number: int) -> None:
+    """Mark what is spoilt because pictures are missing before packet `number`: behind a keyframe only what leads it."""
+    if number >= len(packets.pts) or not packets.key[number]:
+        packets.damaged[number : number + 1] = True
+        return
+    others = np.flatnonzero(packets.key[number + 1 :] | (packets.pts[number + 1 :] >= packets.pts[number]))
+    end = number + 1 + int(others[0]) if len(others) else len(packets.pts)
+    packets.damaged[number + 1 : end] = True
 
 
 def _header_duration(file: VideoFile) -> float | None:

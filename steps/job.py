@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from steps.aggregate import aggregate, ensure_outputs
-from steps.errors import NotFoundError, StorageError
-from steps.lease import Lease
-from steps.plan import ModelIdentity, Plan, run_digest
+from steps.errors import BadInputError, NotFoundError, StorageError
+from steps.lease import LEASE_KEY, Lease
+from steps.plan import PLAN_KEY, ModelIdentity, Plan, run_digest
 from steps.planner import load_plan, make_plan
 from steps.planning import PlanRequest, plan_in_process
 from steps.profile import load_profile
@@ -144,9 +144,18 @@ class Job:
                 if time.monotonic() > deadline:
                     raise
                 self.observer.note(str(error))
+            except BadInputError:
+                self._leave_nothing(store, lease)
+                raise
             finally:
                 lease.release()
         return result
+
+    def _leave_nothing(self, store: Store, lease: Lease) -> None:
+        """Remove what a video leaves that could not be planned: the lease. At worst another tries to plan it too."""
+        if not store.exists(PLAN_KEY):
+            lease.release()
+            store.delete(LEASE_KEY)
 
     def _acquire(self, lease: Lease, store: Store, deadline: float) -> None:
         asked = 0

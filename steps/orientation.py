@@ -36,7 +36,8 @@ def orientation_of(frame: VideoFrame) -> Orientation:
     The matrix maps the coded picture's right (a, b) and down (c, d) directions to the screen (ISO 14496-12, 6.2.2;
     FFmpeg's libavutil/display.h). Anything but right angles is taken for the nearest one.
     """
-    for data in frame.side_data:
+    side_data: list[Any] = list(frame.side_data)
+    for data in side_data:
         if data.type.name == "DISPLAYMATRIX":
             a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
             break

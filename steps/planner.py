@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 READ_SHARE = 0.15
 """What the chunks' reading of the file's start over and over may add to reading the video once, as a share of it."""
 FREE_START_BYTES = (1 << 20) - (256 << 10)
-"""So much of it is within the mebibyte a chunk that reading may cost besides; the rest of that is blocks read past the end."""
+"""So much of it is within the mebibyte a chunk that reading may cost besides; the rest are blocks read past the end."""
 _LIMIT_FACTOR = 3
 _LIMIT_BYTES = 64 << 20
 
@@ -72,13 +72,17 @@ def make_plan(
     """
     size = source.identity.size
     reader = SourceReader(
-        source, limit_bytes=size * _LIMIT_FACTOR + _LIMIT_BYTES, deadline=time.monotonic() + settings.plan_timeout_seconds
+        source,
+        limit_bytes=size * _LIMIT_FACTOR + _LIMIT_BYTES,
+        deadline=time.monotonic() + settings.plan_timeout_seconds,
     )
     index = read_index(reader, source.identity.url, settings, progress)
     planner = _Planner(index, options, settings, source)
     worker_seconds = settings.worker_start_seconds if start_of_worker_seconds is None else start_of_worker_seconds
     chunks, table, access = planner.cut_into_chunks(worker_seconds)
-    plan_digest = digest([source.identity.model_dump(), options.digested(), [chunk.model_dump() for chunk in chunks], force_nonce])
+    plan_digest = digest(
+        [source.identity.model_dump(), options.digested(), [chunk.model_dump() for chunk in chunks], force_nonce]
+    )
     plan = Plan(
         run=run_digest(source.identity, options.digested(), model),
         plan=plan_digest[:16],
@@ -112,7 +116,9 @@ def load_segments(store: Store, plan: Plan, chunk: Chunk) -> list[Segment]:
     try:
         return unpack_segments(data)
     except (ValueError, OSError, EOFError) as error:
-        raise StorageError(f"{store.url}{plan.table_key}: is damaged at chunk {chunk.index}; run with --force") from error
+        raise StorageError(
+            f"{store.url}{plan.table_key}: is damaged at chunk {chunk.index}; run with --force"
+        ) from error
 
 
 @dataclass
@@ -132,14 +138,16 @@ class _Planner:
         self.facts = self._measure()
         self._frames = self._choose()
 
-    def cut_into_chunks(self, worker_seconds: float) -> tuple[list[Chunk], bytes, Literal["seek", "splice", "sequential"]]:
+    def cut_into_chunks(
+        self, worker_seconds: float
+    ) -> tuple[list[Chunk], bytes, Literal["seek", "splice", "sequential"]]:
         keys = keys_of(self._index.packets)
         access = self._access(keys)
         if access == "sequential":
             parts = [self._frames]
         else:
             groups = group_of_frames(self._frames, self._timeline.shown, keys)
-            seconds = (keys.pts - self.facts.first_pts) * float(self._index.time_base)
+            seconds = ((keys.pts - self.facts.first_pts) * float(self._index.time_base)).astype(np.float64)
             chunk_seconds = self._options.chunk_seconds
             parts = cut(
                 self._frames, groups, seconds,
@@ -236,7 +244,9 @@ class _Planner:
 
     def _work_seconds(self) -> float:
         megapixels = self.facts.width * self.facts.height / 1e6
-        seconds = (self._timeline.ticks[self._frames[-1]] - self._timeline.ticks[self._frames[0]]) * self._index.time_base
+        seconds = (
+            self._timeline.ticks[self._frames[-1]] - self._timeline.ticks[self._frames[0]]
+        ) * self._index.time_base
         decoded = float(seconds) * self.facts.fps
         return decoded * megapixels * DECODE_SECONDS_PER_MEGAPIXEL + len(self._frames) * ANALYSE_SECONDS_PER_FRAME
 
@@ -274,17 +284,19 @@ class _Planner:
     def _damaged_pts(self, first_packet: int, last_packet: int) -> list[int]:
         packets = self._index.packets
         needed = slice(first_packet, last_packet + 1)
-        pts = packets.pts[needed][packets.damaged[needed]]
-        return pts[pts != NO_PTS].tolist()
+        return [int(pts) for pts in packets.pts[needed][packets.damaged[needed]] if pts != NO_PTS]
 
     def _damaged_frames(self) -> list[int]:
-        """Numbers of the displayed frames from a damaged packet to before the next keyframe, in the order of the file."""
-        packets, shown = self._index.packets, self._timeline.shown
+        """Numbers of the displayed frames from a damaged packet to before the next keyframe of the file."""
+        packets = self._index.packets
         numbers = np.arange(len(packets.pts))
-        last_damaged = np.maximum.accumulate(np.where(packets.damaged, numbers, -1))
         last_key = np.maximum.accumulate(np.where(packets.key, numbers, -1))
-        spoilt = (last_damaged >= 0) & (last_damaged >= last_key)
-        return np.flatnonzero(spoilt[shown.packet]).tolist()
+        leads = (last_key >= 0) & (packets.pts < packets.pts[last_key])
+        last_damaged = np.maximum.accumulate(np.where(packets.damaged, numbers, -1))
+        # What leads a keyframe is nothing that the pictures behind it are made of.
+        last_damaged_behind = np.maximum.accumulate(np.where(packets.damaged & ~leads, numbers, -1))
+        spoilt = np.where(leads, last_damaged, last_damaged_behind) >= np.maximum(last_key, 0)
+        return [int(number) for number in np.flatnonzero(spoilt[self._timeline.shown.packet])]
 
     def _whole(self, frames: NDArray[np.int64]) -> Segment:
         index, shown = self._index, self._timeline.shown
@@ -319,30 +331,41 @@ class _Planner:
 
 
 def _timeline_of(index: VideoIndex) -> _Timeline:
+    if index.identify_by == "output_order":
+        return _timeline_by_output(index)
+    if index.identify_by == "displayed_pts":
+        return _timeline_of_parts(index)
+    shown = shown_frames(index.packets)
+    return _Timeline(shown, shown.pts - shown.pts[0])
+
+
+def _timeline_by_output(index: VideoIndex) -> _Timeline:
+    """The n-th picture that comes out is shown at the n-th of the times that the container has."""
     packets = index.packets
-    if index.identify_by == "pts":
-        shown = shown_frames(packets)
-        return _Timeline(shown, shown.pts - shown.pts[0])
     numbers = np.flatnonzero(packets.displayed)
     pts, dts = packets.pts[numbers], packets.dts[numbers]
-    if index.identify_by == "output_order":
-        # The n-th picture that comes out is shown at the n-th of the times that the container has.
-        times = dts if bool((pts == NO_PTS).any()) else pts
-        if bool((times == NO_PTS).any()) or len(np.unique(times)) < len(times):
-            fps = index.guessed_fps or Fraction(25)
-            frame_ticks = 1 / (fps * index.time_base)
-            times = np.array([int(number * frame_ticks) for number in range(len(numbers))], dtype=np.int64)
-        times = np.sort(times)
-        return _Timeline(Shown(pts, numbers), times - times[0])
-    # Times that jump back (files put end to end) go on where the part before ended.
-    parts = np.split(np.arange(len(numbers)), jumps_back(dts))
-    order, ticks, offset = [], [], 0
-    for part in parts:
-        sorted_part = part[np.argsort(pts[part], kind="stable")]
-        part_ticks = pts[sorted_part] - pts[sorted_part[0]]
-        frame_ticks = max(1, int(np.median(np.diff(part_ticks)))) if len(part) > 1 else 1
-        order.append(sorted_part)
-        ticks.append(part_ticks + offset)
-        offset = int(ticks[-1][-1]) + frame_ticks
+    times = dts if bool((pts == NO_PTS).any()) else pts
+    if bool((times == NO_PTS).any()) or len(np.unique(times)) < len(times):
+        frame_ticks = 1 / ((index.guessed_fps or Fraction(25)) * index.time_base)
+        times = np.array([int(number * frame_ticks) for number in range(len(numbers))], dtype=np.int64)
+    times = np.sort(times)
+    return _Timeline(Shown(pts, numbers), times - times[0])
+
+
+def _timeline_of_parts(index: VideoIndex) -> _Timeline:
+    """Times that jump back, where recordings were put end to end, go on where the part before ended."""
+    packets = index.packets
+    numbers = np.flatnonzero(packets.displayed)
+    pts = packets.pts[numbers]
+    order: list[NDArray[np.int64]] = []
+    ticks: list[NDArray[np.int64]] = []
+    start = 0
+    for part in np.split(np.arange(len(numbers)), jumps_back(packets.dts[numbers])):
+        by_time = part[np.argsort(pts[part], kind="stable")]
+        ticks_of_part = pts[by_time] - pts[by_time[0]] + start
+        frame_ticks = max(1, int(np.median(np.diff(ticks_of_part)))) if len(part) > 1 else 1
+        order.append(by_time)
+        ticks.append(ticks_of_part)
+        start = int(ticks_of_part[-1]) + frame_ticks
     displayed = np.concatenate(order)
     return _Timeline(Shown(pts[displayed], numbers[displayed]), np.concatenate(ticks))

@@ -24,8 +24,8 @@ def choose_frames(
     """Numbers of the frames to analyse, ascending.
 
     With F = `fps` above 0 these are, for k = 0, 1, 2, ..., the first frame whose time is at or after
-    `start + k/F - 1 ms` and before `end - 1 ms`, each taken once. With 0, or at the video's own measured rate and above,
-    all frames from `start - 1 ms` to before `end - 1 ms`. All in rational arithmetic.
+    `start + k/F - 1 ms` and before `end - 1 ms`, each taken once. With 0, or at the video's own measured rate and
+    above, all frames from `start - 1 ms` to before `end - 1 ms`. All in rational arithmetic.
 
     Args:
         ticks: times of all displayed frames in units of `time_base` seconds from the first one, ascending; int64 [N].

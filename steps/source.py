@@ -21,7 +21,7 @@ from steps.errors import (
     TooLargeError,
 )
 from steps.plan import SourceIdentity
-from steps.transport_stream import PACKET_BYTES, packet_stride
+from steps.transport_stream import PACKET_BYTES, Grid, packet_grid
 
 if TYPE_CHECKING:
     from steps.settings import Settings
@@ -79,6 +79,7 @@ class FileSource:
             self.identity = self._identify()
 
     def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`."""
         with self._reporting():
             data = os.pread(self._descriptor, length, offset)
             if self._identify() != self.identity:
@@ -117,6 +118,7 @@ class S3Source:
         self.identity = SourceIdentity(bucket=bucket, key=key, size=size, etag=etag, version=version)
 
     def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`."""
         end = min(offset + length, self.identity.size)
         if end <= offset:
             return b""
@@ -131,9 +133,7 @@ class S3Source:
             raise
         except Exception as error:
             if self._object.has_changed(error):
-                raise ObjectChangedError(
-                    f"{self._url}: was replaced while it was read; send the task again"
-                ) from error
+                raise ObjectChangedError(f"{self._url}: was replaced while it was read; send the task again") from error
             raise self._object.translate(error, self._url) from error
 
 
@@ -190,20 +190,15 @@ class _BotocoreObject:
         from botocore.config import Config
 
         timeout = min(30.0, settings.storage_timeout_seconds)
-        config = Config(
-            connect_timeout=10, read_timeout=timeout, retries={"mode": "standard", "total_max_attempts": 8}
-        )
-        region = (
-            os.environ.get("AWS_REGION")
-            or os.environ.get("AWS_DEFAULT_REGION")
-            or boto3.Session().region_name
-        )
+        config = Config(connect_timeout=10, read_timeout=timeout, retries={"mode": "standard", "total_max_attempts": 8})
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or boto3.Session().region_name
         self._client = boto3.client("s3", region_name=region or "us-east-1", config=config)
-        self._where = {"Bucket": bucket, "Key": key}
+        self._bucket = bucket
+        self._key = key
         self._timeout_seconds = settings.storage_timeout_seconds
 
     def head(self) -> tuple[int, str, str | None]:
-        answer = self._client.head_object(**self._where)
+        answer = self._client.head_object(Bucket=self._bucket, Key=self._key)
         return answer["ContentLength"], answer["ETag"], answer.get("VersionId")
 
     def read(self, start: int, end: int, etag: str) -> bytes:
@@ -218,7 +213,7 @@ class _BotocoreObject:
         ):
             with attempt:
                 answer = self._client.get_object(
-                    **self._where, Range=f"bytes={start}-{end - 1}", IfMatch=etag
+                    Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", IfMatch=etag
                 )
                 data: bytes = answer["Body"].read()
         return data
@@ -231,9 +226,7 @@ class _BotocoreObject:
         if status == 404:
             return NotFoundError(f"{url}: does not exist; check bucket and key")
         if status in (401, 403):
-            return AccessDeniedError(
-                f"{url}: access is denied; check the credentials and the bucket's policy"
-            )
+            return AccessDeniedError(f"{url}: access is denied; check the credentials and the bucket's policy")
         return StorageError(f"{url}: S3 failed after its retries: {error}")
 
     def _status(self, error: Exception) -> int:
@@ -317,17 +310,15 @@ class SourceReader:
             start, block = self._blocks[-1]
             reached = start + len(block)
             forward = reached <= self._position <= reached + self._block_bytes
-            self._block_bytes = (
-                min(self._block_bytes * 2, LARGEST_BLOCK_BYTES) if forward else self._first_block_bytes
-            )
+            self._block_bytes = min(self._block_bytes * 2, LARGEST_BLOCK_BYTES) if forward else self._first_block_bytes
         wanted = self._block_bytes
         if self._position < self._end:
             wanted = min(wanted, self._end - self._position)
         wanted = min(max(wanted, length), self._size - self._position)
         if self.bytes_read + wanted > self._limit_bytes:
             raise TooLargeError(
-                f"{self._source.identity.url}: its index makes reading jump to and fro: {self.bytes_read} bytes read of "
-                f"{self._size}; rewrap it with its packets in order of time"
+                f"{self._source.identity.url}: its index makes reading jump to and fro: {self.bytes_read} bytes read "
+                f"of {self._size}; rewrap it with its packets in order of time"
             )
         data = self._source.read(self._position, wanted)
         self.bytes_read += len(data)
@@ -350,8 +341,8 @@ class SplicedReader:
 
     def __init__(self, reader: SourceReader, start_bytes: int, position: int) -> None:
         self._reader = reader
-        stride = packet_stride(reader.first_bytes()) or PACKET_BYTES
-        self._start_bytes = start_bytes - (start_bytes - position) % stride
+        grid = packet_grid(reader.first_bytes()) or Grid(PACKET_BYTES, 0)
+        self._start_bytes = grid.last_before(start_bytes)
         self._position = position
         self._jumped = position <= start_bytes
         self.first_bytes = reader.first_bytes

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 SYNC = 0x47
 PACKET_BYTES = 188
 PACKET_STRIDES = (188, 192, 204)
-"""Plain; with a time code of 4 bytes before each packet (Blu-ray, DVHS); with 16 bytes of error correction behind it."""
+"""Plain; with a time code of 4 bytes before each packet (Blu-ray); with 16 bytes of error correction behind it."""
 _RECOGNISED_SHARE = 0.5
 _EXAMINED_BYTES = 64 << 10
 _TRANSPORT_ERROR, _STARTS, _ADAPTATION, _PAYLOAD, _COUNTER = 0x80, 0x40, 0x20, 0x10, 0x0F
@@ -23,7 +23,7 @@ _HEADER_BYTES = 6
 
 
 class Loss(NamedTuple):
-    """A place where packets of the picture are missing or spoilt. Positions are FFmpeg's: `after` is a frame's `pos`."""
+    """A place where packets of the picture are missing or spoilt. Positions are FFmpeg's, as a frame's `pos`."""
 
     before: int
     """Position of the last packet of the picture before the loss."""
@@ -35,20 +35,33 @@ class Loss(NamedTuple):
     """Whether a frame starts with the packet behind."""
 
 
-def packet_stride(start: bytes) -> int | None:
-    """How far apart the packets of a transport stream are (188, 192 or 204 bytes); None if it is none.
+class Grid(NamedTuple):
+    """Where packets begin: each `stride` bytes (188, 192 or 204), `offset` being the first such place in the file."""
+
+    stride: int
+    offset: int
+
+    def last_before(self, position: int) -> int:
+        """The last place at or before a position where what follows may be left out and reading goes on in step."""
+        # FFmpeg goes on from a packet's end by what lies between packets, be it before or behind them.
+        return position - (position - self.offset + self.stride - PACKET_BYTES) % self.stride
+
+
+def packet_grid(start: bytes) -> Grid | None:
+    """The grid of a transport stream; None if it is none.
 
     Args:
         start: the first bytes of the file. Some of them may be damaged.
     """
-    places = np.flatnonzero(np.frombuffer(start[:_EXAMINED_BYTES], dtype=np.uint8) == SYNC)
+    start = start[:_EXAMINED_BYTES]
+    places = np.flatnonzero(np.frombuffer(start, dtype=np.uint8) == SYNC)
     best, best_share = None, _RECOGNISED_SHARE
     for stride in PACKET_STRIDES:
-        possible = len(start[:_EXAMINED_BYTES]) // stride
-        if len(places) and possible >= 1:
-            share = int(np.bincount(places % stride).max()) / possible
-            if share > best_share:
-                best, best_share = stride, share
+        hits = np.bincount(places % stride, minlength=stride)
+        offset = int(hits.argmax())
+        share = int(hits[offset]) / max(1, len(start) // stride)
+        if share > best_share:
+            best, best_share = Grid(stride, offset), share
     return best
 
 
@@ -68,11 +81,11 @@ class LossFinder:
         self._stride = PACKET_BYTES
         self._data = b""
         self._data_position = 0
-        """Position in the file of the first byte that was not dealt with. It may lie behind what has been read so far."""
+        """Position in the file of the first byte not dealt with. It may lie behind what has been read so far."""
         self._is_transport_stream = True
         self._lost_step = False
-        self._last_in_step: int | None = None
-        """Position of the packet, of whatever PID, after which step was last lost: its own end may be spoilt."""
+        self._last_in_step: set[int] = set()
+        """Positions of the packets, of whatever PID, after which step was lost: their own ends may be spoilt."""
         self._last_counter: int | None = None
         self._last_packet = b""
         self._last_position = 0
@@ -81,9 +94,9 @@ class LossFinder:
         """Take the file's bytes from `position` on. Bytes given before are passed over."""
         awaited = self._data_position + len(self._data)
         if position == awaited == 0:
-            stride = packet_stride(data)
-            self._is_transport_stream = stride is not None
-            self._stride = stride or PACKET_BYTES
+            grid = packet_grid(data)
+            self._is_transport_stream = grid is not None
+            self._stride = grid.stride if grid else PACKET_BYTES
         if not self._is_transport_stream:
             return
         if position > awaited:
@@ -112,7 +125,10 @@ class LossFinder:
             if count < 1:
                 break
             packets = np.lib.stride_tricks.as_strided(
-                np.frombuffer(data, dtype=np.uint8, offset=at), (count, PACKET_BYTES), (self._stride, 1), writeable=False
+                np.frombuffer(data, dtype=np.uint8, offset=at),
+                (count, PACKET_BYTES),
+                (self._stride, 1),
+                writeable=False,
             )
             out_of_step = np.flatnonzero(packets[:, 0] != SYNC)
             in_step = int(out_of_step[0]) if len(out_of_step) else count
@@ -121,7 +137,7 @@ class LossFinder:
             at += in_step * self._stride
             if in_step < count:
                 self._lost_step = True
-                self._last_in_step = self._position(self._data_position + at, -1)
+                self._last_in_step.add(self._position(self._data_position + at, -1))
                 found = data.find(SYNC, max(0, at - (self._stride - PACKET_BYTES)))
                 at = len(data) if found < 0 else found
         self._data, self._data_position = data[at:], self._data_position + at
@@ -150,9 +166,10 @@ class LossFinder:
                 before, place = self._last_packet, self._last_position
                 if row:
                     before, place = packets[rows[row - 1]].tobytes(), self._position(position, rows[row - 1])
-                ends_before = place != self._last_in_step and _is_filled_up(before)
+                ends_before = place not in self._last_in_step and _is_filled_up(before)
                 self.losses.append(Loss(place, here, ends_before, bool(header[row, 1] & _STARTS)))
         self._lost_step = False
+        self._last_in_step.clear()
         self._last_counter = int(counter[-1])
         self._last_packet = packets[rows[-1]].tobytes()
         self._last_position = self._position(position, rows[-1])
@@ -177,29 +194,28 @@ def _is_filled_up(packet: bytes) -> bool:
     return length > needed
 
 
-def damaged_packets(losses: list[Loss], positions: NDArray[np.int64], key: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the packets that FFmpeg made of a stream lack a part, or follow upon ones that are gone; bool [N].
+def damaged_packets(losses: list[Loss], positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], list[int]]:
+    """Which of the packets that FFmpeg made of a stream lack a part (bool [N]), and which follow upon lost ones.
 
     Args:
         positions: where in the file each begins, in the order of the file; -1 for one that begins together with the one
             before.
-        key: which are keyframes.
     """
     damaged = np.zeros(len(positions), dtype=np.bool_)
+    behind: list[int] = []
     starts = np.maximum.accumulate(positions)
     for loss in losses:
         first = int(np.searchsorted(starts, loss.before, side="right")) - 1
+        end = len(starts)
+        if loss.after is not None:
+            end = int(np.searchsorted(starts, loss.after, side="left" if loss.starts_after else "right"))
+        if loss.starts_after:
+            behind.append(end)
         if loss.ends_before and (loss.starts_after or loss.after is None):
             first += 1
         elif first >= 0:
             # Several frames may share one place: which of them was hit is not known. What is left of a frame whose
             # start is gone was added to the frame before.
             first = int(np.searchsorted(starts, starts[first], side="left"))
-        last = len(starts) - 1
-        if loss.after is not None:
-            last = int(np.searchsorted(starts, loss.after, side="right")) - 1
-            place = int(np.searchsorted(starts, loss.after, side="left"))
-            if loss.starts_after and place <= last and key[place]:
-                last = place - 1
-        damaged[max(first, 0) : last + 1] = True
-    return damaged
+        damaged[max(first, 0) : end] = True
+    return damaged, [number for number in behind if number < len(positions)]

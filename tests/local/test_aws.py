@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import EndpointConnectionError
 
 from local.aws import (
     COMPLETED_QUEUE,
@@ -21,16 +22,13 @@ from local.aws import (
     embedded_aws,
     embedded_environment,
     endpoint_url,
+    with_atomic_conditions,
 )
 from steps.errors import UsageError
 from steps.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-    from tests.conftest import Aws
-
-WRITERS = 8
 
 
 def test_a_deployment_has_its_buckets_and_queues_and_a_second_creation_changes_nothing(
@@ -65,36 +63,36 @@ def test_a_port_that_is_taken_is_told_with_what_to_do(aws_port: int) -> None:
         pass
 
 
-def test_of_many_who_create_an_object_at_once_one_wins(aws: Aws) -> None:
-    def create(number: int) -> bool:
+class MeetingApplication:
+    """Answers whether two requests were in it at once; one alone waits for the other until the time is up."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._barrier = threading.Barrier(2, timeout=timeout_seconds)
+
+    def __call__(self, environment: dict[str, Any], start_response: Any) -> list[bytes]:
         try:
-            aws.s3.put_object(Bucket=aws.bucket, Key="one", Body=str(number).encode(), IfNoneMatch="*")
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
-                raise
-            return False
-        return True
-
-    with ThreadPoolExecutor(WRITERS) as pool:
-        won = [number for number, created in enumerate(pool.map(create, range(WRITERS))) if created]
-    assert len(won) == 1
-    assert aws.s3.get_object(Bucket=aws.bucket, Key="one")["Body"].read() == str(won[0]).encode()
+            self._barrier.wait()
+        except threading.BrokenBarrierError:
+            return [b"alone"]
+        return [b"together"]
 
 
-def test_of_many_who_replace_a_version_at_once_one_wins(aws: Aws) -> None:
-    etag = aws.s3.put_object(Bucket=aws.bucket, Key="one", Body=b"first")["ETag"]
+def answers_to_two(request: dict[str, str], timeout_seconds: float) -> list[list[bytes]]:
+    application = with_atomic_conditions(MeetingApplication(timeout_seconds))
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(application, request, None) for _ in range(2)]
+        return [list(call.result()) for call in calls]
 
-    def replace(number: int) -> bool:
-        try:
-            aws.s3.put_object(Bucket=aws.bucket, Key="one", Body=str(number).encode(), IfMatch=etag)
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
-                raise
-            return False
-        return True
 
-    with ThreadPoolExecutor(WRITERS) as pool:
-        assert sum(pool.map(replace, range(WRITERS))) == 1
+@pytest.mark.parametrize("condition", ["HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"])
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_conditional_writes_are_carried_out_one_after_the_other(method: str, condition: str) -> None:
+    assert answers_to_two({"REQUEST_METHOD": method, condition: "*"}, 0.2) == [[b"alone"], [b"alone"]]
+
+
+@pytest.mark.parametrize("request_", [{"REQUEST_METHOD": "GET", "HTTP_IF_MATCH": "e"}, {"REQUEST_METHOD": "PUT"}])
+def test_other_requests_are_carried_out_at_once(request_: dict[str, str]) -> None:
+    assert answers_to_two(request_, 60) == [[b"together"], [b"together"]]
 
 
 def test_no_setting_leads_past_the_embedded_services() -> None:

@@ -16,6 +16,8 @@ from steps.shards import ChunkStats, read_shard_lines
 from steps.source import Source, open_source
 from steps.store import FolderStore, Store
 
+from tests.steps.reading_model import number_read
+
 WHOLE = 1e6
 """`chunk_seconds` that no clip is as long as."""
 
@@ -36,27 +38,18 @@ class Analysis:
         return [line["frame"] for line in self.lines]
 
     @property
+    def analysed(self) -> list[dict[str, Any]]:
+        """The lines of the frames that were analysed."""
+        return [line for line in self.lines if "missing" not in line]
+
+    @property
     def missing(self) -> list[int]:
         """Numbers of the frames that could not be decoded."""
         return [line["frame"] for line in self.lines if "missing" in line]
 
     def numbers_read(self) -> dict[int, int | None]:
         """For each analysed frame the number that the server read in its picture; None if it could not."""
-        return {line["frame"]: number_read(line) for line in self.lines if "missing" not in line}
-
-
-def number_read(line: dict[str, Any]) -> int | None:
-    """The number that the coded model found."""
-    labels = {detection["label"] for detection in line["detections"]}
-    if "read" not in labels:
-        return None
-    return sum(1 << bit for bit in range(16) if f"bit{bit}" in labels)
-
-
-def crc_read(line: dict[str, Any]) -> int:
-    """The CRC-32 of the exact picture that the server was sent."""
-    labels = {detection["label"] for detection in line["detections"]}
-    return sum(1 << bit for bit in range(32) if f"crc{bit}" in labels)
+        return {line["frame"]: number_read(line) for line in self.analysed}
 
 
 @dataclass
@@ -75,17 +68,29 @@ class Analyst:
             name=settings.model_name, version=settings.model_version, profile_digest=self.profile.digest()
         )
 
+    @property
+    def store(self) -> Store:
+        """Where its plans and shards go unless another store is given."""
+        return FolderStore(self.folder)
+
+    def open(self, path: Path | str, bucket: str | None = None) -> Source:
+        """A file, or with `bucket` an object."""
+        return open_source(bucket, str(path), self.settings)
+
+    def plan(self, source: Source, store: Store | None = None, **options: Any) -> Plan:
+        """Plan a video; `options` are those of a task."""
+        return make_plan(source, Options(**options), self.model, self.settings, store or self.store)
+
     def analyse(
         self, path: Path | str, *, bucket: str | None = None, store: Store | None = None, **options: Any
     ) -> Analysis:
         """Plan and analyse a video; `options` are those of a task."""
-        store = store or FolderStore(self.folder)
-        source = open_source(bucket, str(path), self.settings)
-        plan = make_plan(source, Options(**options), self.model, self.settings, store)
-        return self.detect(plan, source, store)
+        source = self.open(path, bucket)
+        return self.detect(self.plan(source, store, **options), source, store)
 
-    def detect(self, plan: Plan, source: Source, store: Store) -> Analysis:
+    def detect(self, plan: Plan, source: Source, store: Store | None = None) -> Analysis:
         """Analyse all chunks of a plan."""
+        store = store or self.store
         lines, texts, stats = [], [], []
         for chunk in plan.chunks:
             stats.append(detect_chunk(store, plan, chunk, source, self.profile, self.settings))

@@ -14,7 +14,7 @@ import pytest
 
 from local.serving.server import ModelServer
 from steps import workers
-from steps.errors import ModelUnavailableError, NotFoundError
+from steps.errors import ModelUnavailableError, NotFoundError, UnsupportedError
 from steps.job import GivenServer, Job, JobResult, Observer
 from steps.lease import LEASE_KEY
 from steps.options import Options
@@ -24,8 +24,10 @@ from steps.processes import spawn
 from steps.results.frames import read_frames
 from steps.settings import Settings
 from steps.shards import read_chunk_error
-from steps.store import FolderStore
+from steps.store import FolderStore, open_store
+from tests.conftest import Aws
 from tests.gate import gated_server
+from tests.media.bad_inputs import BadInputLibrary
 from tests.media.library import ClipLibrary
 from tests.steps.analysis import number_read
 from tests.steps.conftest import CODED_PROFILE
@@ -370,3 +372,13 @@ def test_a_video_that_is_not_there_leaves_nothing(job: Job, video: Path, store: 
     with pytest.raises(NotFoundError, match=r"video\.mp4"):
         job.run()
     assert not store.folder.exists()
+
+
+def test_a_video_that_cannot_be_planned_leaves_nothing_in_s3(
+    job: Job, settings: Settings, aws: Aws, bad_inputs: BadInputLibrary
+) -> None:
+    aws.s3.upload_file(str(bad_inputs["encrypted.mp4"].path), aws.bucket, "video.mp4")
+    runs = open_store(f"s3://{aws.bucket}/results", settings)
+    with pytest.raises(UnsupportedError):
+        changed(job, bucket=aws.bucket, key="video.mp4", open_run=runs.below).run()
+    assert list(runs.list("")) == []
