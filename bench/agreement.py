@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,15 +76,20 @@ def _count_difference(detected: int, alone: int) -> list[str]:
     return [] if detected == alone else [f"detect wrote {detected} frames, its stages give {alone}"]
 
 
+def detected_lines(run: Path, environment: Mapping[str, str]) -> list[ShardLine]:
+    """The frames' lines that `reelscan detect` writes for chunk 0 of a plan."""
+    run_step(environment, "detect", "--run", run, "--chunk", "0")
+    store = FolderStore(run)
+    plan = load_plan(store)
+    return [line for line in read_shard_lines(store, plan, plan.chunks[0]) if "stats" not in line.record]
+
+
 def _detect_and_check(folder: Path, clip: Path, model: Model, frames: int) -> tuple[list[ShardLine], dict[str, Any]]:
     """The lines that `reelscan detect` wrote, and what the stage `check` makes of the same frames."""
     profile = model.write_profile(folder)
     run = plan_run(folder / "check", clip, profile, frames)
     with model_server(model.path) as server:
         environment = step_environment(server, profile)
-        run_step(environment, "detect", "--run", run, "--chunk", "0")
-        store = FolderStore(run)
-        plan = load_plan(store)
-        lines = [line for line in read_shard_lines(store, plan, plan.chunks[0]) if "stats" not in line.record]
+        lines = detected_lines(run, environment)
         with Stage("check", run, environment) as check:
             return lines, check.measure()

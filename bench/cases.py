@@ -20,6 +20,7 @@ from steps.store import FolderStore
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
 PROFILES = ROOT / "local" / "serving" / "profiles"
+HD, SD = "1080p", "432p"
 WHOLE_SECONDS = 1e6
 """Chunks of this length: one."""
 
@@ -81,10 +82,10 @@ class Case:
 
     def make_clip(self, folder: Path, frames: int) -> Path:
         """The clip, with so many frames or more."""
-        return hd_clip(folder, frames) if self.clip == "1080p" else sd_clip(folder, frames)
+        return hd_clip(folder, frames) if self.clip == HD else sd_clip(folder, frames)
 
 
-CASES = (Case("1080p", SSD, 65), Case("1080p", NULL, 100), Case("432p", SSD, 65), Case("432p", NULL, 370))
+CASES = (Case(HD, SSD, 65), Case(HD, NULL, 100), Case(SD, SSD, 65), Case(SD, NULL, 370))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rich.console import Console
 from local.aws import TASK_DATA_BUCKET, endpoint_url, use_embedded_aws
 from local.findings import clock, read_findings
 from local.sender import make_tasks, send_tasks
-from local.signals import stopped_by_sigterm
+from steps.signals import stopped_by_sigterm
 from local.view import findings_table, printable
 from steps.completed import Completed
 from steps.errors import NotFoundError, ReelscanError, TimeLimitError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import av.error
 
-from steps.container import VideoFile
+from steps.container import VideoFile, reason_of
 from steps.errors import ObjectChangedError, TimeLimitError, UnsupportedError
 from steps.source import SourceReader, SplicedReader
 
@@ -109,6 +109,12 @@ class ChunkAccess:
         threads = 1 if one_thread else self._settings.decode_threads
         context.thread_count = threads
         context.thread_type = "NONE" if threads == 1 else "AUTO"
+        try:
+            # Some decoders (dav1d) stay with what to skip as it is when they are opened.
+            context.open(strict=False)
+        except av.error.FFmpegError as error:
+            file.close()
+            raise UnsupportedError(f"{file.url}: its decoder cannot be opened: {reason_of(error)}") from error
         return file
 
     def _seek(self, file: VideoFile, segment: Segment, back_seconds: int) -> bool:

@@ -6,12 +6,12 @@ import importlib
 import os
 import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
 import click
 
 from steps.errors import EXIT_DEFECT, ReelscanError, StoppedError
+from steps.signals import Terminated, terminate
 
 EXIT_INTERRUPTED = 130
 
@@ -64,18 +64,17 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with the status of the contract."""
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         status = cli.main(standalone_mode=False)
     except ReelscanError as error:
         _say(str(error))
         status = error.exit_status
-    except click.exceptions.Abort:
-        _say("interrupted")
-        status = EXIT_INTERRUPTED
-    except KeyboardInterrupt:
-        _say("interrupted")
-        status = EXIT_INTERRUPTED
+    except (click.exceptions.Abort, KeyboardInterrupt) as stop:
+        # click makes its own Abort of a KeyboardInterrupt.
+        terminated = isinstance(stop.__cause__ or stop, Terminated)
+        _say("stopped by SIGTERM" if terminated else "interrupted")
+        status = StoppedError.exit_status if terminated else EXIT_INTERRUPTED
     except click.ClickException as error:
         _say(" ".join(error.format_message().split()))
         status = error.exit_code if isinstance(error, click.UsageError) else 2
@@ -84,12 +83,6 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_DEFECT
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    # Once: what cleans up must not be stopped by a second signal.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise StoppedError("stopped by SIGTERM")
 
 
 def _say(message: str) -> None:

@@ -32,7 +32,6 @@ def run(
 
     from local.outcomes import error_for
     from local.runner import parse_video, run_video
-    from local.signals import stopped_by_sigterm
     from local.view import JobView, print_result
     from steps.options import Options
     from steps.settings import Settings
@@ -42,7 +41,7 @@ def run(
     settings = Settings.from_environment(model_profile=model_profile)
     console = Console(stderr=True)
     try:
-        with stopped_by_sigterm(), JobView(console) as view:
+        with JobView(console) as view:
             result = run_video(
                 parsed,
                 task_options,

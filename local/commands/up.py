@@ -30,14 +30,13 @@ def up(
     from local.aws import create_resources, embedded_aws, use_embedded_aws
     from local.model_server import choose_server
     from local.service import Service
-    from local.signals import stopped_by_sigterm
     from local.view import JobView
     from steps.job import model_identity
     from steps.options import Options
     from steps.settings import Settings
 
     defaults = Options.from_text({})  # a wrong variable is told now, not at the first task
-    with stopped_by_sigterm(), ExitStack() as stack:
+    with ExitStack() as stack:
         if not os.environ.get("REELSCAN_TASK_QUEUE"):
             port = stack.enter_context(embedded_aws(port))
             create_resources(port)

@@ -19,11 +19,11 @@ from steps.job import GivenServer, ModelServer
 from steps.ledger import Ledger
 from steps.settings import Settings
 from steps.store import open_store
+from tests.coded import CODED_PROFILE, coded_server
 from tests.conftest import Aws
 from tests.media.fixtures import bad_inputs, clips, media_folder
-from tests.steps.conftest import CODED_PROFILE, coded_server
 
-__all__ = ["bad_inputs", "clips", "coded_server", "media_folder"]
+__all__ = ["CODED_PROFILE", "bad_inputs", "clips", "coded_server", "media_folder"]
 
 VISIBILITY_SECONDS = 3.0
 

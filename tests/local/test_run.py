@@ -19,7 +19,7 @@ from tests.gate import gated_server
 from tests.local.command import children_of, finish, reelscan, runs, started, wait_until
 from tests.media.bad_inputs import BadInputLibrary
 from tests.media.library import ClipLibrary
-from tests.steps.conftest import CODED_PROFILE
+from tests.coded import CODED_PROFILE
 
 CLIP = "h264_closed_gop.mp4"
 FRAMES = 301

@@ -15,7 +15,6 @@ from steps.settings import Settings
 from steps.shards import ChunkStats, read_shard_lines
 from steps.source import Source, open_source
 from steps.store import FolderStore, Store
-
 from tests.steps.reading_model import number_read
 
 WHOLE = 1e6

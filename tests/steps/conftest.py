@@ -2,14 +2,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from local.serving.server import ModelServer
 from steps.settings import Settings
-
+from tests.coded import coded_server
 from tests.media.fixtures import bad_inputs, clips, media_folder
 from tests.steps.analysis import Analyst
 from tests.steps.reading_model import PROFILE, ReadingBackend
 
-__all__ = ["bad_inputs", "clips", "media_folder"]
+__all__ = ["bad_inputs", "clips", "coded_server", "media_folder"]
 
 
 @pytest.fixture(scope="session")
@@ -21,5 +22,7 @@ def reading_server() -> Iterator[ModelServer]:
 
 @pytest.fixture
 def analyst(reading_server: ModelServer, tmp_path: Path) -> Analyst:
-    settings = Settings(serving=reading_server.address, model_name="reading", decode_threads=2, requests_in_flight=2)
+    settings = Settings(
+        serving=reading_server.address, model_name="reading", decode_threads=2, requests_in_flight=2, batch_size=16
+    )
     return Analyst(settings, PROFILE, tmp_path / "run")

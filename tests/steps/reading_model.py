@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from local.serving.backends import Arrays, TensorSpec
 from local.serving.backends.detections import BOXES, CLASSES, COUNT, INPUT, SCORES, detection_signature
 from steps.profile import InputProfile, ModelProfile, OutputsProfile
-
 from tests.media.picture import COLUMNS, NUMBER_BITS, ROWS, THRESHOLD
 
-WIDTH, HEIGHT = 128, 64
+WIDTH, HEIGHT = 64, 32
 UNREADABLE = 1 << NUMBER_BITS
 LOW, HIGH = 2 << NUMBER_BITS, 3 << NUMBER_BITS
 """Added to the lower and the upper half of the checksum."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import pytest
+
 from tests.media.clips import BROKEN_CLIP_NAMES, WHOLE_CLIP_NAMES, ClipLibrary
 from tests.media.library import Clip
 from tests.media.reference import ReferenceFrame, reference_sample, source_rate

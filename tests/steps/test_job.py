@@ -25,12 +25,11 @@ from steps.results.frames import read_frames
 from steps.settings import Settings
 from steps.shards import read_chunk_error
 from steps.store import FolderStore, open_store
+from tests.coded import CODED_PROFILE, number_read
 from tests.conftest import Aws
 from tests.gate import gated_server
 from tests.media.bad_inputs import BadInputLibrary
 from tests.media.library import ClipLibrary
-from tests.steps.analysis import number_read
-from tests.steps.conftest import CODED_PROFILE
 
 CLIP = "h264_closed_gop.mp4"
 FRAMES = 301

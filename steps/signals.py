@@ -22,7 +22,7 @@ def stopped_by_sigterm() -> Iterator[None]:
     Raises:
         StoppedError: at the end of the block, if it was SIGTERM.
     """
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except Terminated:
@@ -31,7 +31,8 @@ def stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+def terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Raise Terminated: the handler of SIGTERM."""
     # Once: what cleans up must not be stopped by a second signal.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
