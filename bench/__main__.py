@@ -11,12 +11,13 @@ from rich.console import Console
 
 from bench.agreement import check_cases
 from bench.cases import FULL, QUICK, Setup
-from bench.children import two_cores
+from bench.children import ChildError, two_cores
 from bench.memory import measure_memory
 from bench.reading import measure_readings
 from bench.report import Report
 from bench.start import measure_starts
 from bench.throughput import measure_cases
+from steps.errors import ReelscanError
 
 NAMES = ("throughput", "bytes", "memory", "start")
 
@@ -40,11 +41,15 @@ _WIDTH = 110
 def bench(*, quick: bool, only: str | None, out: Path) -> None:
     """Measure detect, after comparing its outputs with those of its stages.
 
-    Exit status 1: the outputs disagree, and nothing was measured. Figures under their goal are shown as such.
+    Exit status 1: the outputs disagree and nothing was measured, or a measurement failed. Figures under their goal are
+    shown as such.
     """
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     setup = Setup(out.absolute(), QUICK if quick else FULL, lambda line: console.print(f"[dim]{line}[/dim]"))
-    report = run_bench(setup, NAMES if only is None else (only,), console)
+    try:
+        report = run_bench(setup, NAMES if only is None else (only,), console)
+    except (ChildError, ReelscanError) as error:
+        raise click.ClickException(str(error)) from error
     report.show(console)
     console.print(f"written to {out / 'bench.json'}")
     sys.exit(1 if report.differences else 0)

@@ -39,7 +39,6 @@ def aggregate(
     plan: Plan,
     outputs: Sequence[str],
     *,
-    plan_seconds: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Write the result files of a run from its shards, and its summary last.
@@ -51,7 +50,6 @@ def aggregate(
         store: The RUN.
         plan: Its plan.
         outputs: Those of the options.
-        plan_seconds: How long planning took, for the summary.
         progress: Is told how many planned frames are merged, and of how many.
 
     Raises:
@@ -75,10 +73,10 @@ def aggregate(
             # The files of an earlier, partial result are about to be replaced.
             store.delete(SUMMARY_KEY)
     except _NothingAnalysedError:
-        return merge.summary([], plan_seconds, time.monotonic() - started)
+        return merge.summary([], time.monotonic() - started)
     if not merge.missing.frames:
         store.delete(MISSING_KEY)
-    summary = merge.summary(names, plan_seconds, time.monotonic() - started)
+    summary = merge.summary(names, time.monotonic() - started)
     write_summary(store, summary)
     return summary
 
@@ -138,7 +136,7 @@ class _Merge:
             write_chunk_error(self._store, self._plan, chunk, StorageError.code, reason)
             raise StorageError(f"{reason}: send the task again to compute it anew") from error
 
-    def summary(self, outputs: Sequence[str], plan_seconds: float, aggregate_seconds: float) -> Summary:
+    def summary(self, outputs: Sequence[str], aggregate_seconds: float) -> Summary:
         """What it came to."""
         plan, missing = self._plan, self.missing
         status: Literal["succeeded", "partial", "failed"] = "succeeded"
@@ -164,7 +162,7 @@ class _Merge:
             detections_by_label=dict(sorted(self._labels.items())),
             files=files,
             seconds={
-                "plan": round(plan_seconds, 3),
+                "plan": round(self._plan.seconds, 3),
                 "detect": round(detect_seconds, 3),
                 "aggregate": round(aggregate_seconds, 3),
             },

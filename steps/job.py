@@ -5,13 +5,14 @@ Nothing here knows of queues or messages: `reelscan run` and `reelscan up` call 
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from steps.aggregate import aggregate, ensure_outputs
-from steps.errors import BadInputError, NotFoundError, StorageError
+from steps.errors import BadInputError, InvalidTaskError, NotFoundError, StorageError
 from steps.lease import LEASE_KEY, Lease
 from steps.plan import PLAN_KEY, ModelIdentity, Plan, run_digest
 from steps.planner import load_plan, make_plan
@@ -171,20 +172,18 @@ class Job:
         lease.acquire(max(0.0, deadline - time.monotonic()), until=tell)
 
     def _compute(self, source: Source, model: ModelIdentity, store: Store, lease: Lease, deadline: float) -> JobResult:
-        started = time.monotonic()
         plan = self._plan(source, model, store)
-        plan_seconds = time.monotonic() - started
         self._detect(plan, store, lease, deadline)
         failed_chunks = lacking_chunks(plan, store)
         try:
-            summary = self._aggregate(plan, store, plan_seconds)
+            summary = self._aggregate(plan, store)
         except StorageError as error:
             # Aggregate deletes a damaged shard: its chunk is analysed once more.
             if lacking_chunks(plan, store) == failed_chunks:
                 raise
             self.observer.note(str(error))
             self._detect(plan, store, lease, deadline)
-            summary = self._aggregate(plan, store, plan_seconds)
+            summary = self._aggregate(plan, store)
         return JobResult(store, summary, reused=False)
 
     def _find_done(self, store: Store) -> JobResult | None:
@@ -234,9 +233,9 @@ class Job:
         )
         workers.analyse(chunks, deadline)
 
-    def _aggregate(self, plan: Plan, store: Store, plan_seconds: float) -> Summary:
+    def _aggregate(self, plan: Plan, store: Store) -> Summary:
         self.observer.begin("aggregate")
-        return aggregate(store, plan, self.options.outputs, plan_seconds=plan_seconds, progress=self.observer.advance)
+        return aggregate(store, plan, self.options.outputs, progress=self.observer.advance)
 
 
 def default_processes() -> int:
@@ -282,10 +281,19 @@ def model_identity(options: Options, settings: Settings) -> ModelIdentity:
     """The model that a task uses: the one that it names, else the deployment's.
 
     Raises:
+        InvalidTaskError: the task asks for a label that the model does not have.
         UsageError: the deployment's model profile cannot be read.
     """
+    profile = load_profile(settings.model_profile)
+    known = set(profile.label_of_class_id.values())
+    for label in options.labels or ():
+        if known and label not in known:
+            near = difflib.get_close_matches(label, known, n=3) or sorted(known)[:5]
+            raise InvalidTaskError(
+                f"labels: {label!r} is none of the model's {len(known)} labels; some of them: {', '.join(near)}"
+            )
     return ModelIdentity(
         name=options.model or settings.model_name,
         version=settings.model_version,
-        profile_digest=load_profile(settings.model_profile).digest(),
+        profile_digest=profile.digest(),
     )

@@ -166,6 +166,8 @@ class Plan(_Model):
     """Bytes at the file's start that its reader needs before the first packet."""
     planned_frames: int
     chunks: list[Chunk]
+    seconds: float
+    """Wall-clock time that planning took."""
 
     @property
     def prefix(self) -> str:

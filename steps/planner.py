@@ -70,11 +70,12 @@ def make_plan(
         BadInputError: the video or the range asked for cannot be analysed; each with its own subclass.
         OutsideError: reading or writing failed.
     """
+    began = time.monotonic()
     size = source.identity.size
     reader = SourceReader(
         source,
         limit_bytes=size * _LIMIT_FACTOR + _LIMIT_BYTES,
-        deadline=time.monotonic() + settings.plan_timeout_seconds,
+        deadline=began + settings.plan_timeout_seconds,
     )
     index = read_index(reader, source.identity.url, settings, progress)
     planner = _Planner(index, options, settings, source)
@@ -95,6 +96,7 @@ def make_plan(
         header_bytes=index.header.bytes_to_open,
         planned_frames=sum(chunk.frames for chunk in chunks),
         chunks=chunks,
+        seconds=round(time.monotonic() - began, 3),
     )
     store.put(plan.table_key, table)
     store.put(PLAN_KEY, plan.model_dump_json(indent=1).encode())

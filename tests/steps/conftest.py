@@ -6,11 +6,19 @@ import pytest
 from local.serving.server import ModelServer
 from steps.settings import Settings
 from tests.coded import coded_server
-from tests.media.fixtures import bad_inputs, clips, media_folder
+from tests.media.fixtures import bad_inputs, media_folder
+from tests.media.library import ClipLibrary
 from tests.steps.analysis import Analyst
 from tests.steps.reading_model import PROFILE, ReadingBackend
+from tests.steps.special_clips import all_clips
 
-__all__ = ["bad_inputs", "clips", "coded_server", "media_folder"]
+__all__ = ["bad_inputs", "coded_server", "media_folder"]
+
+
+@pytest.fixture(scope="session")
+def clips(media_folder: Path) -> ClipLibrary:
+    """The catalogue, and the clips that only these tests have."""
+    return all_clips(media_folder)
 
 
 @pytest.fixture(scope="session")

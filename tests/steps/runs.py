@@ -61,6 +61,7 @@ def make_run(store: Store, chunks: Sequence[Sequence[int]], *, times: str = "pts
         table += packed
     last = max(chunk.last_frame for chunk in made)
     plan = Plan(
+        seconds=0.5,
         run="0123456789abcdef0123456789abcdef",
         plan="fedcba9876543210",
         source=SourceIdentity(bucket="videos", key="some/video.mp4", size=1000, etag='"e"'),

@@ -59,7 +59,7 @@ class TestMerging:
         plan = make_run(store, CHUNKS)
         write_shards(store, plan)
 
-        summary = aggregate(store, plan, OUTPUTS, plan_seconds=0.5)
+        summary = aggregate(store, plan, OUTPUTS)
 
         assert summary.status == "succeeded"
         assert summary.files == FILES

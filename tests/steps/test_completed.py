@@ -68,7 +68,7 @@ def plan(store: FolderStore) -> Plan:
 @pytest.fixture
 def partial(store: FolderStore, plan: Plan) -> Summary:
     write_shards(store, plan, missing={2, 3})
-    return aggregate(store, plan, OUTPUTS, plan_seconds=0.4)
+    return aggregate(store, plan, OUTPUTS)
 
 
 def completed_of(summary: Summary, store: FolderStore, received: Received | None = None) -> Completed:

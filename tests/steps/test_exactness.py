@@ -14,7 +14,9 @@ from tests.media.library import Clip
 from tests.media.reference import ReferenceFrame, reference_sample, source_rate
 from tests.steps.analysis import WHOLE, Analysis, Analyst
 from tests.steps.reading_model import checksum_read
+from tests.steps.special_clips import SPECIAL_CLIP_NAMES
 
+NAMES = (*WHOLE_CLIP_NAMES, *SPECIAL_CLIP_NAMES)
 CHUNK_SECONDS = (1.0, 7.0, WHOLE)
 OWN_RATE = -1.0
 RATES = (0.0, 1.0, 5.0, 12.5, 29.97, OWN_RATE)
@@ -90,7 +92,7 @@ def assert_shows_what_it_says(analysis: Analysis, expected: list[ReferenceFrame]
 
 
 @pytest.mark.parametrize("fps", RATES, ids=lambda fps: "own" if fps == OWN_RATE else f"{fps:g}")
-@pytest.mark.parametrize("name", WHOLE_CLIP_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_planned_frame_shows_the_number_of_that_frame_under_any_chunking(
     name: str, fps: float, clips: ClipLibrary, analyses: Analyses
 ) -> None:
@@ -106,7 +108,7 @@ def test_every_planned_frame_shows_the_number_of_that_frame_under_any_chunking(
     assert len(texts) == 1
 
 
-@pytest.mark.parametrize("name", WHOLE_CLIP_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_range_gives_the_same_pictures_as_the_whole(name: str, clips: ClipLibrary, analyses: Analyses) -> None:
     truth = Truth(clips[name])
     whole = {line["frame"]: checksum_read(line) for line in analyses.of(truth.clip, fps=0.0, chunk_seconds=1.0).lines}

@@ -14,7 +14,7 @@ import pytest
 
 from local.serving.server import ModelServer
 from steps import workers
-from steps.errors import ModelUnavailableError, NotFoundError, UnsupportedError
+from steps.errors import InvalidTaskError, ModelUnavailableError, NotFoundError, UnsupportedError
 from steps.job import GivenServer, Job, JobResult, Observer
 from steps.lease import LEASE_KEY
 from steps.options import Options
@@ -381,3 +381,8 @@ def test_a_video_that_cannot_be_planned_leaves_nothing_in_s3(
     with pytest.raises(UnsupportedError):
         changed(job, bucket=aws.bucket, key="video.mp4", open_run=runs.below).run()
     assert list(runs.list("")) == []
+
+
+def test_a_label_that_the_model_does_not_have_is_refused_with_the_nearest(job: Job) -> None:
+    with pytest.raises(InvalidTaskError, match=r"labels: 'bit1x' is none of the model's .* bit1"):
+        dataclasses.replace(job, options=Options(labels=["bit1x"])).run()
