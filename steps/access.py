@@ -77,9 +77,9 @@ class ChunkAccess:
             if packets is not None:
                 return file, packets
             file.close()
-        for back_seconds in SEEK_BACK_SECONDS if access == "seek" else ():
+        for timestamp in self._seek_targets(segment) if access == "seek" else ():
             file = self._open(self._reader(), one_thread)
-            packets = self._from_key(file, segment) if self._seek(file, segment, back_seconds) else None
+            packets = self._from_key(file, segment) if self._seek(file, timestamp) else None
             if packets is not None:
                 return file, packets
             file.close()
@@ -98,6 +98,7 @@ class ChunkAccess:
             self._source,
             limit_bytes=self._source.identity.size * _LIMIT_FACTOR + _LIMIT_BYTES,
             deadline=self._deadline,
+            header_bytes=self._plan.header_bytes,
             end=self._chunk.last_byte,
         )
         self._readers.append(reader)
@@ -117,10 +118,16 @@ class ChunkAccess:
             raise UnsupportedError(f"{file.url}: its decoder cannot be opened: {reason_of(error)}") from error
         return file
 
-    def _seek(self, file: VideoFile, segment: Segment, back_seconds: int) -> bool:
-        back_ticks = int(back_seconds / self._plan.video.time_base_fraction)
+    def _seek_targets(self, segment: Segment) -> list[int]:
+        # MP4's index holds dts, so the key's pts lands on it, and its dts on the key before, a group too much to read.
+        # Where pts lands too late, in groups shorter than the decoder's delay, dts does not.
+        earliest = segment.key_dts or 0
+        back_ticks = [int(seconds / self._plan.video.time_base_fraction) for seconds in SEEK_BACK_SECONDS]
+        return [segment.key_pts or 0, *(earliest - ticks for ticks in back_ticks)]
+
+    def _seek(self, file: VideoFile, timestamp: int) -> bool:
         try:
-            file.container.seek((segment.key_dts or 0) - back_ticks, stream=file.stream)
+            file.container.seek(timestamp, stream=file.stream)
         except av.error.FFmpegError:
             file.raise_read_error()
             return False

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
+_MOST_LATE = 32
+"""Pictures that may come out before one whose turn it was."""
+
+
 class Census:
     """What one thread made of every packet of a chunk, and so which wanted pictures can be trusted, by their pts.
 
@@ -44,12 +48,13 @@ class Census:
         """Whether it was a keyframe, for the pts of each sound picture."""
         self._highest_pts: int | None = None
 
-    def see_packet(self, packet: Packet[VideoStream], *, belongs: bool, hidden: bool) -> None:
+    def see_packet(self, packet: Packet[VideoStream], *, belongs: bool, hidden: bool, damaged: bool) -> None:
         """`packet` goes into the decoder.
 
         Args:
             belongs: whether its picture is one of the group.
             hidden: whether no picture of it is shown, by what lies in it.
+            damaged: whether the demuxer says that it is.
         """
         pts = packet.pts
         if pts is not None and belongs:
@@ -63,7 +68,7 @@ class Census:
         self._packets += 1
         # What leads the group's own keyframe lacks what it is made of, which says nothing of the rest.
         self._counts = belongs or packet.is_keyframe
-        if packet.is_corrupt or (pts in self._known_damage and not packet.is_discard):
+        if damaged or (pts in self._known_damage and not packet.is_discard):
             self._mark_last()
 
     def see_result(self, frames: Iterable[VideoFrame], sound: bool) -> None:
@@ -83,6 +88,10 @@ class Census:
 
     def end_group(self) -> None:
         """All of the group has been seen."""
+        if self._keys:
+            place, pts, displayed = self._keys[0]
+            is_clean = not displayed or self._came_out.get(pts, False) or place in self._damaged
+            self.has_unclean_key = self.has_unclean_key or not is_clean
         wanted = [pts for pts in self._place if pts in self._wanted]
         self._damaged += [self._place[pts] for pts in wanted if pts not in self._came_out]
         if self._next_key and self._next_key[1] not in self._came_out:
@@ -93,10 +102,6 @@ class Census:
             if not displayed or self._came_out.get(pts, False)
         ]  # fmt: skip
         self.trusted.update(pts for pts in wanted if pts in self._came_out and self._is_whole(pts, keys))
-        if self._keys:
-            place, pts, displayed = self._keys[0]
-            is_clean = not displayed or self._came_out.get(pts, False) or place in self._damaged
-            self.has_unclean_key = self.has_unclean_key or not is_clean
 
     def _mark_last(self) -> None:
         if self._counts:
@@ -140,6 +145,9 @@ class Counter:
             # One picture lost shifts all that follow, and nothing tells how many were.
             self.trusted = self.trusted and sound
         else:
+            if frame.pts in self._displayed_pts[max(0, self._next - _MOST_LATE) : self._next]:
+                # Its turn is over; the same time may come again much later.
+                return None
             try:
                 number = self._displayed_pts.index(frame.pts, self._next)
             except ValueError:

@@ -27,7 +27,8 @@ PROBE_BYTES = 512 << 10
 # hls, concat, dash and sdp open what their text names, and the picture readers turn a photograph into a film.
 _DEMUXERS = (
     "mov", "matroska", "mpegts", "mpeg", "mpegvideo", "avi", "flv", "live_flv", "asf", "ogg", "mxf", "gxf", "nut",
-    "wtv", "rm", "dv", "ivf", "obu", "av1", "h264", "hevc", "vvc", "m4v", "vc1", "yuv4mpegpipe", "nsv", "swf", "h263", "h261",
+    "wtv", "rm", "dv", "ivf", "obu", "av1", "h264", "hevc", "vvc", "m4v", "vc1", "yuv4mpegpipe", "nsv", "swf", "h263",
+    "h261",
 )  # fmt: skip
 _STILL_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"jxl ")
 _OPEN_ERRORS_TRIED = 16
@@ -73,6 +74,11 @@ class VideoFile:
     def extradata(self) -> bytes | None:
         """The codec's headers, where the container has them apart from the packets."""
         return self.stream.codec_context.extradata
+
+    def says_damaged(self, packet: Packet[VideoStream]) -> bool:
+        """Whether the demuxer says that a packet is damaged."""
+        # Of transport streams it does so for whole packets too; `steps.transport_stream` knows better.
+        return packet.is_corrupt and self.format_names != "mpegts"
 
     def decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
         """The pictures that come out when `packet` goes in; None drains the decoder. Raises av.error.FFmpegError."""

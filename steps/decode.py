@@ -107,7 +107,7 @@ class ChunkDecoder:
         wanted = _Wanted(self._plan, segment)
         turn = _Turn(segment)
         while packet is not None:
-            if packet.is_corrupt:
+            if file.says_damaged(packet):
                 raise Damage(f"the packet with pts {packet.pts} is damaged")
             _skip_unless_wanted(file, packet, wanted.pts)
             last = is_last_of(packet, segment)
@@ -159,7 +159,12 @@ class ChunkDecoder:
                         if belongs and not packet.is_discard:
                             pts_of_group.add(packet.pts)
                         if census:
-                            census.see_packet(packet, belongs=belongs, hidden=hidden.is_hidden(packet))
+                            census.see_packet(
+                                packet,
+                                belongs=belongs,
+                                hidden=hidden.is_hidden(packet),
+                                damaged=file.says_damaged(packet),
+                            )
                         _skip_unless_wanted(file, packet, wanted)
                     frames, sound = _decode_anyway(file, packet)
                     if census:
@@ -212,7 +217,7 @@ class ChunkDecoder:
         try:
             for packet in itertools.chain(packets, itertools.repeat(None, _MOST_DRAINS)):
                 frames, decoded = _decode_anyway(file, packet)
-                sound = sound and decoded and not (packet is not None and packet.is_corrupt)
+                sound = sound and decoded and not (packet is not None and file.says_damaged(packet))
                 for frame in frames:
                     yield frame, sound
                     sound = True

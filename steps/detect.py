@@ -120,9 +120,7 @@ class _Detection:
         self, client: ServingClient, spec: InputSpec, segments: list[Segment], batch_size: int, careful: bool,
         halved: bool, version: int,
     ) -> ChunkStats:  # fmt: skip
-        decoder = ChunkDecoder(
-            self._source, self._plan, self._chunk, segments, self._settings, deadline=self._deadline
-        )
+        decoder = ChunkDecoder(self._source, self._plan, self._chunk, segments, self._settings, deadline=self._deadline)
         batches = _Batches(self._plan, spec, self._profile, batch_size, self._clock)
         analysed = missing = 0
         try:
@@ -174,23 +172,24 @@ class _Detection:
             if place is None:
                 yield entry, None
                 continue
-            yield entry, detections_of(
-                {name: values[place] for name, values in outputs.items()},
-                self._profile,
-                width=video.width,
-                height=video.height,
-                min_score=options["min_score"],
-                labels=labels,
-                max_detections=self._settings.max_detections,
+            yield (
+                entry,
+                detections_of(
+                    {name: values[place] for name, values in outputs.items()},
+                    self._profile,
+                    width=video.width,
+                    height=video.height,
+                    min_score=options["min_score"],
+                    labels=labels,
+                    max_detections=self._settings.max_detections,
+                ),
             )
 
 
 class _Batches:
     """Fills batches of one shape with pictures, and uses their arrays again."""
 
-    def __init__(
-        self, plan: Plan, spec: InputSpec, profile: ModelProfile, batch_size: int, clock: _Clock
-    ) -> None:
+    def __init__(self, plan: Plan, spec: InputSpec, profile: ModelProfile, batch_size: int, clock: _Clock) -> None:
         orientation = Orientation(plan.video.rotation_degrees, plan.video.mirrored)
         self._scaler = PictureScaler(spec, profile.input, orientation)
         self._shape = (batch_size, spec.height, spec.width, 3)

@@ -36,6 +36,7 @@ class FirstPictures:
         self.started_at_first_key = True
 
     def feed(self, packet: Packet[VideoStream]) -> None:
+        """Take the next packet in the order of the file."""
         if self._state == "done":
             return
         if packet.has_sidedata("encryption_info"):

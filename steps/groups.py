@@ -38,13 +38,15 @@ class Groups:
         if _is_key(first):
             self._highest_key_pts = first.pts
         yield first, True
+        leads_first = True
         while again or self._fill():
             packet = again.popleft() if again else self._waiting.pop()
             if not self._waiting:
+                leads_first = leads_first and _leads(packet, first)
                 starts = self._starts_a_group(packet)
                 if starts:
                     self._waiting.append(packet)
-                yield packet, not starts and not _leads(packet, first)
+                yield packet, not starts and not leads_first
             elif _leads(packet, self._waiting[0]):
                 self._waiting.append(packet)
                 yield packet, True

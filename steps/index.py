@@ -188,7 +188,7 @@ class _Indexer:
         self._hidden.append(self._hiding.is_hidden(packet))
         if self._holes:
             self._holes.see(packet)
-        self._corrupt += packet.is_corrupt
+        self._corrupt += self._file.says_damaged(packet)
 
     def _check_limits(self) -> None:
         if len(self._key) > self._settings.max_video_frames:

@@ -154,7 +154,8 @@ class _Planner:
             parts = cut(
                 self._frames, groups, seconds,
                 chunk_seconds=None if chunk_seconds == "auto" else chunk_seconds,
-                work_seconds=self._work_seconds(), start_of_worker_seconds=worker_seconds, max_chunks=self._max_chunks(),
+                work_seconds=self._work_seconds(), start_of_worker_seconds=worker_seconds,
+                max_chunks=self._max_chunks(),
             )  # fmt: skip
         chunks: list[Chunk] = []
         table = bytearray()

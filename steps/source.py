@@ -237,18 +237,19 @@ class _BotocoreObject:
 class SourceReader:
     """A file object over a source, as FFmpeg wants it, that asks for growing blocks while reading goes forward.
 
-    Reading never goes past `end` on its own account, keeps at most `KEPT_BLOCKS` blocks, and stops with an error at
-    the deadline or after `limit_bytes` (a hostile index can make reading jump for ever). FFmpeg takes an exception in
+    Reading never goes past `header_bytes` or `end` on its own account, keeps at most `KEPT_BLOCKS` blocks, and stops
+    with an error at the deadline or after `limit_bytes` (a hostile index can make reading jump for ever). FFmpeg takes an exception in
     `read` for an I/O error and may carry on with what it has: `raise_error` after reading says what it was.
     """
 
     def __init__(
         self, source: Source, *, limit_bytes: int, deadline: float, end: int | None = None,
-        first_block_bytes: int = FIRST_BLOCK_BYTES,
+        header_bytes: int = 0, first_block_bytes: int = FIRST_BLOCK_BYTES,
     ) -> None:  # fmt: skip
         self._source = source
         self._size = source.identity.size
         self._end = self._size if end is None else end
+        self._header_bytes = header_bytes
         self._limit_bytes = limit_bytes
         self._deadline = deadline
         self._first_block_bytes = first_block_bytes
@@ -311,9 +312,11 @@ class SourceReader:
             reached = start + len(block)
             forward = reached <= self._position <= reached + self._block_bytes
             self._block_bytes = min(self._block_bytes * 2, LARGEST_BLOCK_BYTES) if forward else self._first_block_bytes
-        wanted = self._block_bytes
-        if self._position < self._end:
-            wanted = min(wanted, self._end - self._position)
+        # Behind the end only what FFmpeg insists on is read, and little of it: the packets needed are all before.
+        wanted = self._block_bytes if self._position < self._end else self._first_block_bytes
+        for stop in (self._header_bytes, self._end):
+            if self._position < stop:
+                wanted = min(wanted, stop - self._position)
         wanted = min(max(wanted, length), self._size - self._position)
         if self.bytes_read + wanted > self._limit_bytes:
             raise TooLargeError(

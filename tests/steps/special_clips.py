@@ -175,7 +175,11 @@ def _spaced(before: int, behind: int, clips: ClipLibrary, path: Path) -> None:
     """A transport stream with so many bytes before and behind each packet."""
     data = clips.path("h264_open_gop.ts").read_bytes()
     packets = (data[at : at + TS_PACKET] for at in range(0, len(data), TS_PACKET))
-    path.write_bytes(b"".join(b"\x47" * before + packet + b"\x47" * behind for packet in packets))
+    path.write_bytes(
+        b"".join(
+            number.to_bytes(4)[:before] + packet + number.to_bytes(16)[:behind] for number, packet in enumerate(packets)
+        )
+    )
 
 
 def _earlier_second(clips: ClipLibrary, path: Path) -> None:
@@ -221,7 +225,7 @@ SPECIAL_SHAPES: dict[str, Shape] = {
         codec="h264",
         numbers=[*FRAMES, *FRAMES],
         fps=Fraction(30),
-        notes="two recordings in one file, the second with earlier times (by more than a minute FFmpeg sees a clock wrap)",
+        notes="two recordings in one file, the second with earlier times: by more than a minute would be a clock wrap",
     ),
     "h264_edit_list_swapped.mov": _edited(190, 75),
     "h264_edit_list_twice.mov": _edited(75, 75, 15),

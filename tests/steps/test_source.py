@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,13 @@ class MadeSource:
 
     def read(self, offset: int, length: int) -> bytes:
         return made_bytes(offset, min(length, self.identity.size - offset))
+
+
+class BlankSource(MadeSource):
+    """All zeros, which take no more memory to make than to hold."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(min(length, self.identity.size - offset))
 
 
 def made_bytes(offset: int, length: int) -> bytes:
@@ -470,6 +478,19 @@ class TestReader:
         reader.read(1)
 
         assert len(source.reads) == KEPT_BLOCKS + 2
+
+    def test_what_is_kept_does_not_grow_with_what_was_read(self) -> None:
+        reader = reader_of(BlankSource(200 << 20))
+        tracemalloc.start()
+        try:
+            while reader.read(1 << 20):
+                pass
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert reader.bytes_read == 200 << 20
+        assert peak <= (KEPT_BLOCKS + 1) * LARGEST_BLOCK_BYTES + (2 << 20)
 
     @pytest.mark.parametrize("end", [1, 1000, FIRST_BLOCK_BYTES, 100_000, 5 << 20])
     def test_reading_does_not_go_past_the_end_on_its_own_account(self, end: int) -> None:
