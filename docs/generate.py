@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import steps.errors as errors
 from pydantic.fields import FieldInfo
+
+from steps import errors
 from steps.commands.flags import flag_of
 from steps.options import Options
 from steps.settings import ENVIRONMENT_PREFIX, Settings
@@ -52,13 +53,16 @@ def reference() -> str:
                 ),
             ),
             "",
-            "AWS is found by its usual variables and files: `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_PROFILE`, keys, roles.",
+            "AWS is found by its usual variables and files: `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_PROFILE`, keys.",
             "",
             "## Exit statuses and error codes",
             "",
             *_table(
                 ("status", "code in messages", "meaning"),
-                ((str(error.exit_status), f"`{error.code}`", (error.__doc__ or "").splitlines()[0]) for error in _leaves()),
+                (
+                    (str(error.exit_status), f"`{error.code}`", (error.__doc__ or "").splitlines()[0])
+                    for error in _leaves()
+                ),
             ),
             "",
             "0 is done, 130 stopped by Ctrl-C. `deleted` is the code of a run that was deleted before it ended.",

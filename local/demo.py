@@ -15,7 +15,6 @@ from rich.console import Console
 from local.aws import TASK_DATA_BUCKET, endpoint_url, use_embedded_aws
 from local.findings import clock, read_findings
 from local.sender import make_tasks, send_tasks
-from steps.signals import stopped_by_sigterm
 from local.view import findings_table, printable
 from steps.completed import Completed
 from steps.errors import NotFoundError, ReelscanError, TimeLimitError
@@ -23,6 +22,7 @@ from steps.processes import reelscan_command, spawn, stop, wait_for_line
 from steps.queues import Queues
 from steps.results import SUMMARY_KEY
 from steps.settings import Settings
+from steps.signals import stopped_by_sigterm
 from steps.store import FolderStore, open_store
 
 if TYPE_CHECKING:

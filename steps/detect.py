@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from steps.store import Store
 
 _MOST_ENTRIES = 4096
-"""Frames a batch may carry, those that cannot be decoded included, so that a long damaged stretch is not held in memory."""
+"""Frames a batch may carry, undecodable ones included: a long damaged stretch must not be held in memory."""
 
 
 def detect_chunk(
@@ -111,7 +111,7 @@ class _Detection:
                 except OutOfMemoryOnServer as error:
                     if spec.batch_size is not None or batch_size == 1:
                         raise ModelUnavailableError(
-                            f"{settings.serving}: ran out of memory on a batch of {batch_size}, which cannot be halved; "
+                            f"{settings.serving}: ran out of memory on a batch of {batch_size}, that cannot be halved; "
                             f"give the server more memory ({error})"
                         ) from error
                     batch_size, halved = batch_size // 2, True

@@ -238,8 +238,8 @@ class SourceReader:
     """A file object over a source, as FFmpeg wants it, that asks for growing blocks while reading goes forward.
 
     Reading never goes past `header_bytes` or `end` on its own account, keeps at most `KEPT_BLOCKS` blocks, and stops
-    with an error at the deadline or after `limit_bytes` (a hostile index can make reading jump for ever). FFmpeg takes an exception in
-    `read` for an I/O error and may carry on with what it has: `raise_error` after reading says what it was.
+    with an error at the deadline or after `limit_bytes` (a hostile index can make reading jump for ever). FFmpeg takes
+    an exception in `read` for an I/O error and may carry on with what it has: `raise_error` says what it was.
     """
 
     def __init__(

@@ -13,9 +13,7 @@ from steps.commands.flags import given_task, task_flags
 @click.option("--attempt", type=click.IntRange(1), default=1, show_default=True, help="Attempt of the task.")
 @click.option("--workflow", metavar="NAME", help="Name of the workflow, for the completed message.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Send the completed message.")
-def aggregate(
-    *, run_url: str, attempt: int, workflow: str | None, report: bool, **task_arguments: str | None
-) -> None:
+def aggregate(*, run_url: str, attempt: int, workflow: str | None, report: bool, **task_arguments: str | None) -> None:
     """Check every chunk against the plan, write the result files, and send the completed message."""
     from steps.aggregate import aggregate as merge
     from steps.aggregate import ensure_outputs

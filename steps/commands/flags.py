@@ -52,12 +52,17 @@ def task_flags(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--body", metavar="BASE64", help="The message from the task queue, base64-encoded."),
             click.option("--message-id", metavar="ID", help="The message's id; of a run by hand, the workflow's uid."),
             click.option(
-                "--record", type=click.IntRange(0), default=None, help="Which record of a notification with several, from 0."
+                "--record",
+                type=click.IntRange(0),
+                default=None,
+                help="Which record of a notification with several, from 0.",
             ),
             click.option("--bucket", metavar="NAME", help="Bucket of the video, instead of --body."),
             click.option("--object", "object_", metavar="KEY", help="Key of the video, instead of --body."),
             click.option("--id", "sender_id", metavar="TEXT", help="The sender's own token, returned unchanged."),
-            click.option("--received-at", metavar="TIME", help="ISO 8601: when the message was received. Default: now."),
+            click.option(
+                "--received-at", metavar="TIME", help="ISO 8601: when the message was received. Default: now."
+            ),
             option_flags(),
         )
     ):

@@ -13,10 +13,14 @@ from steps.commands.progress import ProgressFile, progress_file_option
 
 @click.command()
 @task_flags
-@click.option("--results", metavar="URL", help="s3://BUCKET/PREFIX or folder of the results. Default: REELSCAN_RESULTS.")
+@click.option(
+    "--results", metavar="URL", help="s3://BUCKET/PREFIX or folder of the results. Default: REELSCAN_RESULTS."
+)
 @click.option("--run-file", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the URL of the RUN.")
 @click.option(
-    "--chunks-file", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the chunks to analyse, as JSON."
+    "--chunks-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write the chunks to analyse, as JSON.",
 )
 @progress_file_option
 def plan(

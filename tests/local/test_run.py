@@ -14,12 +14,12 @@ from local.runner import Video, parse_video
 from steps.errors import NotFoundError, UsageError
 from steps.planner import load_plan
 from steps.store import FolderStore
+from tests.coded import CODED_PROFILE
 from tests.conftest import Aws
 from tests.gate import gated_server
 from tests.local.command import children_of, finish, reelscan, runs, started, wait_until
 from tests.media.bad_inputs import BadInputLibrary
 from tests.media.library import ClipLibrary
-from tests.coded import CODED_PROFILE
 
 CLIP = "h264_closed_gop.mp4"
 FRAMES = 301

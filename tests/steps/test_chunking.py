@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from steps.chunking import Keys, Shown, cut, group_of_frames, runs_of
 
 MAX_CHUNKS = 20
@@ -45,7 +48,7 @@ def test_chunks_hold_every_chosen_frame_once_and_begin_at_keyframes(
     assert np.array_equal(np.concatenate(parts), frames)
     assert all(len(part) for part in parts)
     assert len(parts) <= max_chunks
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in itertools.pairwise(parts):
         assert group_of_frames(before[-1:], shown, keys)[0] < group_of_frames(after[:1], shown, keys)[0]
 
 
@@ -60,7 +63,7 @@ def test_runs_hold_every_frame_of_their_chunk_and_leave_whole_groups_out(
     for run in runs:
         assert keys.pts[run.key] <= shown.pts[run.frames[0]]
         assert run.last_packet == shown.packet[run.frames].max()
-    for before, after in zip(runs, runs[1:], strict=False):
+    for before, after in itertools.pairwise(runs):
         last_group = group_of_frames(before.frames[-1:], shown, keys)[0]
         assert after.key - last_group > 1
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from steps.errors import ERROR_CODES, ReelscanError
 from steps.options import Options
 

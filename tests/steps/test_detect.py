@@ -40,7 +40,7 @@ from steps.settings import Settings
 from steps.shards import read_shard_lines
 from tests.media.library import ClipLibrary
 from tests.steps.analysis import WHOLE, Analyst
-from tests.steps.noise_clips import write_noise
+from tests.steps.noise_clips import FPS, write_noise
 
 CLIP = "h264_closed_gop.mp4"
 FRAMES = 301
@@ -499,13 +499,14 @@ def test_peak_memory_does_not_grow_with_the_videos_length(tmp_path: Path) -> Non
     peaks = []
     with ModelServer(NullBackend(), model_name="null") as server:
         settings = Settings(serving=server.address, model_name="null")
-        for seconds in (SHORT_SECONDS, TIMES * SHORT_SECONDS):
+        # How many buffers happen to be full at once differs between runs: the short clip has more than one to show it.
+        for seconds, runs in ((SHORT_SECONDS, 3), (TIMES * SHORT_SECONDS, 1)):
             clip, run = tmp_path / f"{seconds}.mp4", tmp_path / f"run-{seconds}"
             # So few bytes that the reader's blocks, which grow up to a bound of their own, make no difference.
             write_noise(clip, seconds=seconds, width=640, height=360, megabits=0.05, grain=8)
             analyst = Analyst(settings, profile, run)
-            plan = analyst.plan(analyst.open(clip), chunk_seconds=WHOLE)
-            assert (len(plan.chunks), plan.planned_frames) == (1, 5 * seconds)
-            peaks.append(peak_kilobytes(run, server.address, profile_path))
+            plan = analyst.plan(analyst.open(clip), fps=0.0, chunk_seconds=WHOLE)
+            assert (len(plan.chunks), plan.planned_frames) == (1, FPS * seconds)
+            peaks.append(max(peak_kilobytes(run, server.address, profile_path) for _ in range(runs)))
 
-    assert abs(peaks[1] / peaks[0] - 1) <= MEMORY_TOLERANCE, peaks
+    assert peaks[1] <= (1 + MEMORY_TOLERANCE) * peaks[0], peaks

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from steps.sampling import choose_frames, measured_fps
 from tests.media.reference import ReferenceFrame, reference_sample
 
