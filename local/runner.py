@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 OUT = Path("out")
 """Where results go by default, in a folder named after the video."""
-LOCK_NAME = ".lock"
-"""The file that `FolderStore` locks for conditional writes."""
 READY_SECONDS = 30.0
 """How long a server named by --serving may take to be there, unless REELSCAN_READY_TIMEOUT_SECONDS is set."""
 
@@ -109,8 +107,7 @@ def _nothing_left(folder: Path) -> Iterator[None]:
     try:
         yield
     except BadInputError:
-        if folder.is_dir() and all(path.name == LOCK_NAME for path in folder.iterdir()):
-            (folder / LOCK_NAME).unlink(missing_ok=True)
+        if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
             if folder.parent == OUT.absolute():
                 with suppress(OSError):  # it holds the results of other videos

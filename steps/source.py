@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from steps.errors import (
     AccessDeniedError,
@@ -25,6 +26,8 @@ from steps.transport_stream import PACKET_BYTES, Grid, packet_grid
 
 if TYPE_CHECKING:
     from steps.settings import Settings
+
+T = TypeVar("T")
 
 FIRST_BLOCK_BYTES = 64 << 10
 LARGEST_BLOCK_BYTES = 4 << 20
@@ -72,10 +75,13 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
         with self._reporting():
-            if self._path.is_dir():
-                raise NotAVideoError(f"{self._path}: is a folder; name a video file")
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            # Opening a pipe would otherwise wait until somebody writes to it.
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             weakref.finalize(self, os.close, self._descriptor)
+            mode = os.fstat(self._descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+                raise NotAVideoError(f"{self._path}: is {kind}; name a video file")
             self.identity = self._identify()
 
     def read(self, offset: int, length: int) -> bytes:
@@ -174,7 +180,8 @@ class _ObstoreObject:
     def has_changed(self, error: Exception) -> bool:
         from obstore.exceptions import PreconditionError
 
-        return isinstance(error, PreconditionError)
+        # A read that is cut off is resumed, and when that is refused the error is of the general kind.
+        return isinstance(error, PreconditionError) or "412 Precondition" in str(error)
 
     def translate(self, error: Exception, url: str) -> ReelscanError:
         from steps.s3 import translate
@@ -190,7 +197,8 @@ class _BotocoreObject:
         from botocore.config import Config
 
         timeout = min(30.0, settings.storage_timeout_seconds)
-        config = Config(connect_timeout=10, read_timeout=timeout, retries={"mode": "standard", "total_max_attempts": 8})
+        # Tried again below and not in botocore, whose count of attempts knows no time limit.
+        config = Config(connect_timeout=min(10.0, timeout), read_timeout=timeout, retries={"total_max_attempts": 1})
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or boto3.Session().region_name
         self._client = boto3.client("s3", region_name=region or "us-east-1", config=config)
         self._bucket = bucket
@@ -198,25 +206,35 @@ class _BotocoreObject:
         self._timeout_seconds = settings.storage_timeout_seconds
 
     def head(self) -> tuple[int, str, str | None]:
-        answer = self._client.head_object(Bucket=self._bucket, Key=self._key)
+        answer = self._patiently(lambda: self._client.head_object(Bucket=self._bucket, Key=self._key))
         return answer["ContentLength"], answer["ETag"], answer.get("VersionId")
 
     def read(self, start: int, end: int, etag: str) -> bytes:
-        from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
-        from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+        def get() -> bytes:
+            answer = self._client.get_object(
+                Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", IfMatch=etag
+            )
+            return answer["Body"].read()
 
-        for attempt in Retrying(
-            retry=retry_if_exception_type((HTTPClientError, IncompleteReadError, ResponseStreamingError)),
-            wait=wait_random_exponential(0.1, max=10),
+        return self._patiently(get)
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+        retrying = Retrying(
+            retry=retry_if_exception(self._is_passing),
+            wait=wait_random_exponential(0.1, max=5),
             stop=stop_after_delay(self._timeout_seconds),
             reraise=True,
-        ):
-            with attempt:
-                answer = self._client.get_object(
-                    Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{end - 1}", IfMatch=etag
-                )
-                data: bytes = answer["Body"].read()
-        return data
+        )
+        return retrying(ask)
+
+    def _is_passing(self, error: BaseException) -> bool:
+        from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
+
+        if isinstance(error, HTTPClientError | IncompleteReadError | ResponseStreamingError):
+            return True
+        return isinstance(error, Exception) and self._status(error) in (429, 500, 502, 503, 504)
 
     def has_changed(self, error: Exception) -> bool:
         return self._status(error) == 412
@@ -230,7 +248,8 @@ class _BotocoreObject:
         return StorageError(f"{url}: S3 failed after its retries: {error}")
 
     def _status(self, error: Exception) -> int:
-        response: dict[str, Any] = getattr(error, "response", {})
+        # Errors of the connection have a response too, which is None.
+        response: dict[str, Any] = getattr(error, "response", None) or {}
         return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 

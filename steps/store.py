@@ -211,23 +211,25 @@ class FolderStore:
 
     @contextlib.contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
-        with self._reporting(".lock"):
+        # The lock is on the folder itself, so that no file for it is left among the results.
+        with self._reporting(""):
             folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / ".lock").open("w")
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
-        with file:
+        try:
             while True:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError as error:
                     if time.monotonic() > deadline:
                         raise StorageError(
-                            f"{folder / '.lock'}: another process had it for {LOCK_TIMEOUT_SECONDS:g} s; "
-                            "see which one hangs"
+                            f"{folder}: another process had its lock for {LOCK_TIMEOUT_SECONDS:g} s; see which hangs"
                         ) from error
                     time.sleep(LOCK_POLL_SECONDS)
             yield
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def _reporting(self, key: str) -> Iterator[None]:

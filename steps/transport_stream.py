@@ -209,8 +209,7 @@ def damaged_packets(losses: list[Loss], positions: NDArray[np.int64]) -> tuple[N
         end = len(starts)
         if loss.after is not None:
             end = int(np.searchsorted(starts, loss.after, side="left" if loss.starts_after else "right"))
-        if loss.starts_after:
-            behind.append(end)
+        behind.append(end)
         if loss.ends_before and (loss.starts_after or loss.after is None):
             first += 1
         elif first >= 0:

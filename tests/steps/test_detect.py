@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -30,17 +26,14 @@ from local.serving.backends.detections import (
     batch_outputs,
     detection_signature,
 )
-from local.serving.backends.null import NullBackend
 from local.serving.server import ModelServer
 from steps.detect import detect_chunk
 from steps.errors import ModelMismatchError, ModelUnavailableError, ObjectChangedError, ReelscanError
-from steps.processes import reelscan_command
 from steps.profile import InputProfile, ModelProfile, OutputsProfile
 from steps.settings import Settings
 from steps.shards import read_shard_lines
 from tests.media.library import ClipLibrary
 from tests.steps.analysis import WHOLE, Analyst
-from tests.steps.noise_clips import FPS, write_noise
 
 CLIP = "h264_closed_gop.mp4"
 FRAMES = 301
@@ -461,52 +454,4 @@ class TestTensor:
 
 # Memory
 
-MEMORY_TOLERANCE = 0.05
 SHORT_SECONDS, TIMES = 20, 10
-# A process's peak counts what it was before it became another program, so that a small one has to start it.
-_PEAK_OF = """
-import resource, subprocess, sys
-status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(status)
-"""
-
-
-def peak_kilobytes(run: Path, serving: str, profile: Path) -> int:
-    """Peak resident memory of `reelscan detect` for the only chunk of a run."""
-    environment = os.environ | {
-        "REELSCAN_MODEL_PROFILE": str(profile), "REELSCAN_MODEL_NAME": "null", "REELSCAN_DECODE_THREADS": "2",
-    }  # fmt: skip
-    done = subprocess.run(
-        [
-            sys.executable, "-S", "-c", _PEAK_OF,
-            *reelscan_command("detect", "--run", str(run), "--chunk", "0", "--serving", serving),
-        ],
-        capture_output=True, text=True, timeout=300, check=False, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
-
-
-def test_peak_memory_does_not_grow_with_the_videos_length(tmp_path: Path) -> None:
-    profile = ModelProfile(
-        input=InputProfile(name=INPUT, width=300, height=300),
-        outputs=OutputsProfile(boxes=BOXES, scores=SCORES, classes=CLASSES, count=COUNT),
-        box_format="ymin_xmin_ymax_xmax_normalized",
-    )
-    profile_path = tmp_path / "reelscan.json"
-    profile_path.write_text(json.dumps(profile.model_dump()))
-    peaks = []
-    with ModelServer(NullBackend(), model_name="null") as server:
-        settings = Settings(serving=server.address, model_name="null")
-        # How many buffers happen to be full at once differs between runs: the short clip has more than one to show it.
-        for seconds, runs in ((SHORT_SECONDS, 3), (TIMES * SHORT_SECONDS, 1)):
-            clip, run = tmp_path / f"{seconds}.mp4", tmp_path / f"run-{seconds}"
-            # So few bytes that the reader's blocks, which grow up to a bound of their own, make no difference.
-            write_noise(clip, seconds=seconds, width=640, height=360, megabits=0.05, grain=8)
-            analyst = Analyst(settings, profile, run)
-            plan = analyst.plan(analyst.open(clip), fps=0.0, chunk_seconds=WHOLE)
-            assert (len(plan.chunks), plan.planned_frames) == (1, FPS * seconds)
-            peaks.append(max(peak_kilobytes(run, server.address, profile_path) for _ in range(runs)))
-
-    assert peaks[1] <= (1 + MEMORY_TOLERANCE) * peaks[0], peaks

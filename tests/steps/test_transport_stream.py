@@ -194,20 +194,20 @@ class TestDamagedPackets:
         return np.flatnonzero(flags).tolist(), behind
 
     def test_a_loss_within_a_frame_damages_it(self) -> None:
-        assert self.damaged(Loss(1200, 1400, ends_before=False, starts_after=False)) == ([1], [])
+        assert self.damaged(Loss(1200, 1400, ends_before=False, starts_after=False)) == ([1], [2])
 
     def test_a_loss_over_frames_damages_all_it_touches(self) -> None:
-        assert self.damaged(Loss(1200, 3400, ends_before=False, starts_after=False)) == ([1, 2, 3, 4], [])
+        assert self.damaged(Loss(1200, 3400, ends_before=False, starts_after=False)) == ([1, 2, 3, 4], [5])
 
     def test_a_loss_between_whole_frames_damages_none_and_is_told(self) -> None:
         assert self.damaged(Loss(1800, 3000, ends_before=True, starts_after=True)) == ([2, 3], [4])
         assert self.damaged(Loss(3800, 4000, ends_before=True, starts_after=True)) == ([], [5])
 
     def test_the_rest_of_a_lost_frame_damages_the_one_it_was_added_to(self) -> None:
-        assert self.damaged(Loss(3800, 3990, ends_before=True, starts_after=False)) == ([4], [])
+        assert self.damaged(Loss(3800, 3990, ends_before=True, starts_after=False)) == ([4], [5])
 
     def test_frames_that_share_a_place_are_all_damaged(self) -> None:
-        assert self.damaged(Loss(2500, 2700, ends_before=False, starts_after=False)) == ([2, 3], [])
+        assert self.damaged(Loss(2500, 2700, ends_before=False, starts_after=False)) == ([2, 3], [4])
 
     def test_the_end_of_the_file_damages_the_frame_that_was_begun(self) -> None:
         assert self.damaged(Loss(4200, None, ends_before=False, starts_after=False)) == ([5], [])
