@@ -29,7 +29,7 @@ TASK_QUEUE = "task-queue"
 COMPLETED_QUEUE = "completed-queue"
 DEAD_LETTER_QUEUE = "dead-letter-queue"
 
-MAX_RECEIVES = 10
+MAX_RECEIVES = 1000
 """After so many receives without a delete a message of the task queue goes to the dead-letter queue."""
 
 READY_SECONDS = 60.0

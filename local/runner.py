@@ -69,10 +69,10 @@ def run_video(
     video: Video, options: Options, settings: Settings, *, out: Path | None, serving: str | None,
     model: str | None, processes: int, observer: Observer,
 ) -> JobResult:  # fmt: skip
-    """Do the job for one video with results in a folder, replacing those of another RUN.
+    """Do the job for one video with results in a folder. Those of another RUN are replaced only if forced.
 
     Args:
-        out: the folder; by default below `OUT`.
+        out: the folder; by default one below `OUT` that is free, or holds this RUN.
         serving: HOST:PORT of a server; by default the embedded one is started.
         model: of the embedded server; None is the sample model.
         processes: chunks analysed at a time; 0 is as many as the cores allow.
@@ -80,20 +80,28 @@ def run_video(
     Raises:
         ReelscanError: there are no results.
     """
-    store = FolderStore(OUT / video.name if out is None else out)
+    opened: list[FolderStore] = []
+
+    def open_run(run: str) -> Store:
+        store = FolderStore(OUT / video.name if out is None else out)
+        if out is None and _run_in(store) not in (None, run):
+            store = FolderStore(OUT / f"{video.name}-{run[:8]}")
+        opened.append(store)
+        return claim_folder(store, run, settings, observer.note, replace=options.force)
+
     if options.model is not None:
         settings = settings.model_copy(update={"model_name": options.model})
     if serving is not None and "ready_timeout_seconds" not in settings.model_fields_set:
         # A person waits, and is told of a wrong address sooner than a pod beside a server that still starts.
         settings = settings.model_copy(update={"ready_timeout_seconds": READY_SECONDS})
     server, settings = choose_server(serving, model, settings)
-    with server as running, _nothing_left(store.folder):
+    with server as running, _nothing_left(opened):
         return Job(
             bucket=video.bucket,
             key=video.key,
             options=options,
             settings=settings,
-            open_run=lambda run: claim_folder(store, run, settings, observer.note),
+            open_run=open_run,
             server=running,
             processes=processes,
             force_nonce=uuid.uuid4().hex,
@@ -102,11 +110,12 @@ def run_video(
 
 
 @contextmanager
-def _nothing_left(folder: Path) -> Iterator[None]:
+def _nothing_left(opened: list[FolderStore]) -> Iterator[None]:
     """When bad input ends the block, remove the folder if it holds no results and nothing of the user's."""
     try:
         yield
     except BadInputError:
+        folder = opened[-1].folder if opened else OUT
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
             if folder.parent == OUT.absolute():
@@ -115,14 +124,22 @@ def _nothing_left(folder: Path) -> Iterator[None]:
         raise
 
 
-def claim_folder(store: FolderStore, run: str, settings: Settings, note: Callable[[str], None]) -> Store:
-    """The folder as the store of a RUN. What another RUN left there is removed, and nothing else.
+def claim_folder(
+    store: FolderStore, run: str, settings: Settings, note: Callable[[str], None], *, replace: bool
+) -> Store:
+    """The folder as the store of a RUN. What another RUN left there is removed with `replace`, and nothing else.
 
     Raises:
+        UsageError: it holds another RUN's results, which are not to be replaced.
         OutsideError: another process is at work there and does not finish, or files cannot be removed.
     """
     if _run_in(store) in (None, run):
         return store
+    if not replace:
+        raise UsageError(
+            f"{store.url} holds results of another video or of other options; name another folder with --out, or "
+            "replace them with --force"
+        )
     with Lease(store, settings.lease_seconds):
         other = _run_in(store)
         if other not in (None, run):

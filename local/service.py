@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 VISIBILITY_SECONDS = 60.0
 """How long a message stays hidden after this process has died; while it lives that is renewed."""
+MAX_TRIES = 20
+"""Receipts of a message after which its tasks are reported as failed: what ends a process ends the next one too."""
 FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 60.0
 
@@ -110,7 +112,7 @@ class Service:
             )
             with keeper:
                 for received in parse_message(message.body.encode(), message.id, self._settings):
-                    self._account_for(received, received_at)
+                    self._account_for(received, received_at, message.receive_count)
         except KeyboardInterrupt:
             self._give_back(message)
             raise
@@ -124,11 +126,16 @@ class Service:
         with contextlib.suppress(ReelscanError, ReceiptLostError):
             self._queues.set_visibility(self._task_queue, message.receipt, 0)
 
-    def _account_for(self, received: Received, received_at: datetime) -> None:
+    def _account_for(self, received: Received, received_at: datetime, receive_count: int) -> None:
         """See to it that a task is done and reported, unless that has happened before."""
         outcome = self._outbox.resume(received.task_id, received.body, wait=True)
         if outcome is None:
-            completed = self._do(received, received_at)
+            if receive_count > MAX_TRIES:
+                reason = f"received {receive_count} times, and each time the process that worked on it ended"
+                failure = StepError.make(ReelscanError.code, reason, "detect")
+                completed = completed_from_error(received, failure, received_at=received_at)
+            else:
+                completed = self._do(received, received_at)
             outcome = self._outbox.report(completed, received.body, wait=True)
         said_before = " before" if outcome.state == "already_sent" else ""
         self._view.note(describe(outcome.completed) + said_before)
@@ -145,7 +152,8 @@ class Service:
         except ReelscanError as error:
             failure = StepError.of(error, self._view.step or "plan")
         except Exception as error:
-            self._view.note(traceback.format_exc())
+            for line in traceback.format_exc().splitlines():
+                self._view.note(line)
             reason = f"{type(error).__name__}: {error}"
             failure = StepError.make(ReelscanError.code, reason, self._view.step or "plan")
         finally:

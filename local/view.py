@@ -167,8 +167,7 @@ class _Lines:
 def printable(text: str) -> Text:
     """Text from outside for a terminal: control characters are spelled out, so that they control nothing."""
     shown = (
-        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
-        for character in text
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
     return Text("".join(shown))
 

@@ -75,6 +75,9 @@ def main() -> NoReturn:
         terminated = isinstance(stop.__cause__ or stop, Terminated)
         _say("stopped by SIGTERM" if terminated else "interrupted")
         status = StoppedError.exit_status if terminated else EXIT_INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "reelscan --help", err=True)
+        status = error.exit_code
     except click.ClickException as error:
         _say(" ".join(error.format_message().split()))
         status = error.exit_code if isinstance(error, click.UsageError) else 2

@@ -116,6 +116,9 @@ class VideoFile:
             "max_pixels": str(settings.max_pixels),
             "enable_drefs": "0",
         }
+        if _is_fragmented(file.first_bytes()):
+            # Else FFmpeg reads the heads of all fragments, and so nearly the whole file, each time it is opened.
+            options["fflags"] = "+ignidx"
         try:
             return av.open(file, mode="r", options=options, metadata_errors="replace", buffer_size=64 << 10)
         except av.error.FFmpegError as error:
@@ -169,6 +172,11 @@ class VideoFile:
                 f"{self.url}: its header says {width}x{height} pixels, allowed are {settings.max_pixels} "
                 "in all (REELSCAN_MAX_PIXELS)"
             )
+
+
+def _is_fragmented(start: bytes) -> bool:
+    """Whether an MP4 file's samples lie in fragments, each with its own index (ISO 14496-12, 8.8: mvex)."""
+    return start[4:8] == b"ftyp" and b"mvex" in start
 
 
 def reason_of(error: Exception) -> str:

@@ -140,7 +140,7 @@ class ChunkDecoder:
             pass
         return census
 
-    def _all_pictures(self, wanted: Collection[int], by_group: bool, census: Census | None) -> Iterator[VideoFrame]:
+    def _all_pictures(self, wanted: frozenset[int], by_group: bool, census: Census | None) -> Iterator[VideoFrame]:
         """All that one thread makes of the chunk, whatever happens on the way; to each group its own pictures.
 
         Each group is decoded to its end, by itself, so that neither damage before it nor where the chunk begins and
@@ -149,14 +149,15 @@ class ChunkDecoder:
         file, packets = self._access.start(self._segments[0], one_thread=True, from_start=not by_group)
         hidden = HiddenPackets(self._plan.video.codec, file.extradata)
         groups: Iterable[GroupPackets] = Groups(packets) if by_group else [self._as_one_group(packets)]
+        left = len(wanted)
         try:
             for group in groups:
-                pts_of_group: set[int | None] = set()
+                pts_of_group: set[int] = set()
                 if census:
                     census.begin_group()
                 for packet, belongs in itertools.chain(group, itertools.repeat((None, False), _MOST_DRAINS)):
                     if packet is not None:
-                        if belongs and not packet.is_discard:
+                        if belongs and packet.pts is not None and not packet.is_discard:
                             pts_of_group.add(packet.pts)
                         if census:
                             census.see_packet(
@@ -175,7 +176,8 @@ class ChunkDecoder:
                 if census:
                     census.end_group()
                 file.stream.codec_context.flush_buffers()
-                if self._segments[-1].pts[-1] in pts_of_group:
+                left -= len(pts_of_group & wanted)
+                if left <= 0:
                     break
         finally:
             file.close()

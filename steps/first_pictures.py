@@ -77,12 +77,13 @@ class FirstPictures:
     def _finish_first(self) -> None:
         self._decode(None)
         self._context.flush_buffers()
+        if self._tried == 0:
+            self.started_at_first_key = self._key_discarded or self._key_pts is None or self._key_pts in self.pts
         self._tried += 1
         if self.picture is not None:
             self._state = "between"
         else:
             # An edit list can hide the first pictures, and damage spoil them: look behind the next keyframe.
-            self.started_at_first_key = self._key_discarded
             self._state = "before" if self._tried < _KEYS_TRIED else "done"
 
     def _check_second_key(self, packet: Packet[VideoStream]) -> None:

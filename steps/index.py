@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 NO_PTS = -(1 << 63)
 _CUES_ID = b"\x1c\x53\xbb\x6b"
 _CHECKED_EVERY_PACKETS = 1024
+_BEGUN_ANYWHERE = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v")
+"""Containers that a recording may begin in the middle of: what comes before the first keyframe was never shown. In the
+others it is damaged."""
 _FEW_HOLES = 2
 _FEW_HOLES_SHARE = 0.01
 """Of all packets; with more holes between them a stream was thinned out on purpose."""
@@ -169,6 +172,8 @@ class _Indexer:
             raise NotAVideoError(f"{self._url}: its picture stream holds no frames")
         if self._first.encrypted:
             raise UnsupportedError(f"{self._url}: is encrypted; decrypt it first")
+        if all(self._discarded):
+            raise NotAVideoError(f"{self._url}: an edit list cuts all of its frames away")
         if self._first.picture is None:
             reason = f" ({self._first.failure})" if self._first.failure else ""
             raise UnsupportedError(
@@ -213,7 +218,7 @@ class _Indexer:
             _mark_damaged_behind(packets, number)
         shown = packets.pts[packets.displayed]
         if not len(shown):
-            raise NotAVideoError(f"{self._url}: an edit list cuts all of its frames away")
+            raise NotAVideoError(f"{self._url}: its picture stream holds no frames that are shown")
         pixels = picture.width * picture.height
         if pixels > self._settings.max_pixels:
             raise TooLargeError(
@@ -251,7 +256,8 @@ class _Indexer:
         if not len(keys) or packets.pts[keys[0]] == NO_PTS:
             return
         first = int(keys[0])
-        packets.displayed[:first] = False
+        if self._header.container in _BEGUN_ANYWHERE:
+            packets.displayed[:first] = False
         # Leading pictures of the first keyframe refer to a group that is not there, unless the group is closed.
         leading = np.flatnonzero(packets.pts[first:] < packets.pts[first]) + first
         end = int(keys[1]) if len(keys) > 1 else len(packets.pts)

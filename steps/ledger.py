@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from steps.completed import Completed
-from steps.errors import NotFoundError, StoppedError, StorageError, UsageError
+from steps.errors import NotFoundError, StoppedError, StorageError, TimeLimitError, UsageError
 from steps.timestamps import utc_now, utc_text
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Outbox:
         self._dead_letter_queue = _required(settings, "dead_letter_queue")
         self._resend_after_seconds = settings.resend_after_seconds
         self._on_queue: set[str] = set()
-        """Keys of entries that this object sent, but could not yet mark so."""
+        """What this object sent of entries that it could not yet mark so: their keys, with the queue's setting."""
 
     def report(
         self,
@@ -176,8 +176,13 @@ class Outbox:
             if seconds_left <= 0:
                 if self._take_turn(entry, turn):
                     return self._send(entry, body)
-            elif not wait or time.monotonic() > deadline:
+            elif not wait:
                 return Outcome("young", entry.completed, seconds_left)
+            elif time.monotonic() > deadline:
+                raise TimeLimitError(
+                    f"task {entry.task_id[:100]}: others began to report it {_MOST_TURNS} times and did not end; "
+                    "report it again"
+                )
             else:
                 self._wait(entry, seconds_left, cancelled)
 
@@ -185,19 +190,18 @@ class Outbox:
         """Steps 2 and 3."""
         completed = entry.completed
         key = self._ledger.key(entry.task_id, entry.attempt, _SENT_SUFFIX)
-        if key not in self._on_queue:
-            name = f"{safe_name(entry.task_id)}.{entry.attempt}"
+        name = f"{safe_name(entry.task_id)}.{entry.attempt}"
+        # When one of the two fails, the next try must not send the other again.
+        letter, message = f"{key} dead_letter_queue", f"{key} completed_queue"
+        if message not in self._on_queue:
             self._queues.send(self._completed_queue, entry.data.decode(), group=name, deduplication_id=name)
-            if completed.error is not None:
-                attributes = {
-                    "task_id": entry.task_id,
-                    "code": completed.error.code,
-                    "reason": completed.error.message,
-                }
-                self._queues.send(self._dead_letter_queue, body, attributes, group=name, deduplication_id=name)
-            self._on_queue.add(key)
+            self._on_queue.add(message)
+        if completed.error is not None and letter not in self._on_queue:
+            attributes = {"task_id": entry.task_id, "code": completed.error.code, "reason": completed.error.message}
+            self._queues.send(self._dead_letter_queue, body, attributes, group=name, deduplication_id=name)
+            self._on_queue.add(letter)
         self._ledger.store.create(key, json.dumps({"sent_at": utc_text(utc_now())}).encode())
-        self._on_queue.discard(key)
+        self._on_queue -= {letter, message}
         return Outcome("sent", completed)
 
     def _next_turn(self, entry: Entry) -> tuple[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -117,7 +118,7 @@ def load_segments(store: Store, plan: Plan, chunk: Chunk) -> list[Segment]:
     data = store.get_range(plan.table_key, chunk.table_offset, chunk.table_length)
     try:
         return unpack_segments(data)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise StorageError(
             f"{store.url}{plan.table_key}: is damaged at chunk {chunk.index}; run with --force"
         ) from error

@@ -156,8 +156,7 @@ class _Object(Protocol):
 
 
 def _plain_object(bucket: str, key: str, settings: Settings) -> _Object:
-    segments = key.split("/")
-    if any(segment in ("", ".", "..") for segment in segments):
+    if not key.isprintable() or any(segment in ("", ".", "..") for segment in key.split("/")):
         return _BotocoreObject(bucket, key, settings)
     return _ObstoreObject(bucket, key, settings)
 
@@ -190,7 +189,7 @@ class _ObstoreObject:
 
 
 class _BotocoreObject:
-    """For the keys that S3 allows and object_store does not: `a//b`, `../a`, `a/`."""
+    """For the keys that S3 allows and object_store does not: `a//b`, `../a`, `a/`, control characters."""
 
     def __init__(self, bucket: str, key: str, settings: Settings) -> None:
         import boto3

@@ -18,6 +18,7 @@ def aggregate(*, run_url: str, attempt: int, workflow: str | None, report: bool,
     from steps.aggregate import aggregate as merge
     from steps.aggregate import ensure_outputs
     from steps.completed import completed_from_summary
+    from steps.errors import UsageError
     from steps.job import find_summary
     from steps.ledger import Ledger, Outbox
     from steps.planner import load_plan
@@ -27,6 +28,8 @@ def aggregate(*, run_url: str, attempt: int, workflow: str | None, report: bool,
 
     given = given_task(**task_arguments)  # type: ignore[arg-type]
     settings = Settings.from_environment()
+    if report and settings.results is None:
+        raise UsageError("no place for the ledger is set; set REELSCAN_RESULTS to s3://BUCKET/PREFIX")
     received = given.received(settings)
     task = given.task(settings)
     store = open_store(run_url, settings)

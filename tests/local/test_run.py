@@ -57,19 +57,39 @@ def test_running_again_reads_no_frame(clips: ClipLibrary, tmp_path: Path) -> Non
 def test_another_model_is_another_run(clips: ClipLibrary, tmp_path: Path) -> None:
     path = str(clips["h264_one_frame.mp4"].path)
     for model in ("coded", "null"):
-        done = reelscan("run", path, "--out", "mine", "--model-path", model, "--outputs", "frames", cwd=tmp_path)
+        done = reelscan(
+            "run", path, "--out", "mine", "--force", "--model-path", model, "--outputs", "frames", cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
         assert json.loads((tmp_path / "mine/summary.json").read_text())["model"]["name"] == model
 
 
-def test_results_of_other_options_are_replaced_with_a_line_that_says_so_and_nothing_else_is(
+def test_results_of_other_options_are_kept_unless_forced(clips: ClipLibrary, tmp_path: Path) -> None:
+    arguments = ("run", str(clips[CLIP].path), "--model-path", "coded", "--outputs", "frames")
+    reelscan(*arguments, "--out", "mine", "--fps", "1", cwd=tmp_path)
+    before = (tmp_path / "mine/summary.json").read_bytes()
+    for bad in (("--fps", "2"), ("--start", "1000")):
+        done = reelscan(*arguments, "--out", "mine", *bad, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "holds results of another video or of other options" in done.stderr
+    assert (tmp_path / "mine/summary.json").read_bytes() == before
+
+
+def test_without_a_folder_named_each_video_and_set_of_options_has_its_own(clips: ClipLibrary, tmp_path: Path) -> None:
+    arguments = ("run", str(clips[CLIP].path), "--model-path", "coded", "--outputs", "frames")
+    for fps in ("1", "2", "1"):
+        assert reelscan(*arguments, "--fps", fps, cwd=tmp_path).returncode == 0
+    assert sorted(len(analysed(folder)) for folder in (tmp_path / "out").iterdir()) == [11, 21]
+
+
+def test_results_of_other_options_are_replaced_if_forced_and_nothing_else_is(
     clips: ClipLibrary, tmp_path: Path
 ) -> None:
     arguments = ("run", str(clips[CLIP].path), "--out", "mine", "--model-path", "coded")
     reelscan(*arguments, "--fps", "1", cwd=tmp_path)
     (tmp_path / "mine/notes.txt").write_text("mine")
     before = {path.name for path in (tmp_path / "mine/chunks").iterdir()}
-    done = reelscan(*arguments, "--fps", "2", "--outputs", "frames", cwd=tmp_path)
+    done = reelscan(*arguments, "--fps", "2", "--outputs", "frames", "--force", cwd=tmp_path)
     assert f"{tmp_path}/mine/ holds results of another video or of other options; they are replaced" in done.stderr
     assert len(analysed(tmp_path / "mine")) == 21
     assert {path.name for path in (tmp_path / "mine").iterdir() if not path.name.startswith(".")} == {

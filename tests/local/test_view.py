@@ -88,7 +88,7 @@ def test_the_rate_counts_from_the_first_report_so_that_frames_done_before_do_not
     ("text", "shown"),
     [
         ("Straße 🚦.mp4", "Straße 🚦.mp4"),
-        ("two\nlines", "two\nlines"),
+        ("two\nlines", "two\\nlines"),
         ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
         ("right\u202eto left", "right\\u202eto left"),
         ("[bold]not markup[/bold]", "[bold]not markup[/bold]"),

@@ -495,3 +495,23 @@ def test_a_reporter_needs_two_requests_more_than_its_messages(aws: Aws, faults: 
     assert faults.count("PUT ") == 2
     assert faults.count("(GET|HEAD|DELETE) ") == 0
     assert faults.count("SendMessage") == 1
+
+
+class TestSendingToTwoQueues:
+    def test_a_dead_letter_that_fails_does_not_send_the_completed_message_again(
+        self, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        outbox, sent = deployment.outbox(resend_after_seconds=0), []
+
+        def send(queue: str, *_: object, **__: object) -> None:
+            if queue == outbox._dead_letter_queue and sent.count(queue) < 2:
+                sent.append(queue)
+                raise QueueError("refused")
+            sent.append(queue)
+
+        monkeypatch.setattr(outbox._queues, "send", send)
+        for _ in range(2):
+            with pytest.raises(QueueError):
+                outbox.report(failed("task-1"), BODY)
+        assert outbox.report(failed("task-1"), BODY).state == "sent"
+        assert sent.count(outbox._completed_queue) == 1
