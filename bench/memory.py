@@ -16,7 +16,7 @@ from steps.processes import reelscan_command, stop
 
 TIMES = 10
 GOAL = 1.05
-_FPS = 5.0
+_FPS = 10.0
 _POLL_SECONDS = 0.01
 
 
@@ -42,7 +42,7 @@ class Memory:
 
 
 def measure_memory(setup: Setup) -> Memory:
-    """Analyse five frames a second of both clips."""
+    """Analyse ten frames a second of both clips."""
     setup.tell("peak memory")
     peaks, frames = [], setup.effort.memory_frames
     with model_server(NULL.path) as server:

@@ -10,7 +10,7 @@ import av.error
 from av.stream import Discard, Disposition
 
 from steps.errors import NotAVideoError, ReelscanError, TooLargeError, UnsupportedError
-from steps.h264 import pair_fields
+from steps.h264 import empty_packet, pair_fields
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -48,6 +48,7 @@ class VideoFile:
         self.url = url
         self.packets_read = 0
         """Packets of the container so far; fields of one picture may have one each."""
+        self._draining = False
         self._file = file
         self.container = self._open(file, settings)
         try:
@@ -83,9 +84,33 @@ class VideoFile:
     def decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
         """The pictures that come out when `packet` goes in; None drains the decoder. Raises av.error.FFmpegError."""
         context = self.stream.codec_context
+        if packet is None:
+            settled = [] if self._draining else self._settle()
+            self._draining = True
+            return settled + context.decode(None)
         frames = context.decode(packet)
-        second_field = None if packet is None else cast("Packet[VideoStream] | None", packet.opaque)
+        second_field = cast("Packet[VideoStream] | None", packet.opaque)
         return frames if second_field is None else frames + context.decode(second_field)
+
+    def flush(self) -> None:
+        """Let the decoder forget what it was given."""
+        self.stream.codec_context.flush_buffers()
+        self._draining = False
+
+    def _settle(self) -> list[VideoFrame]:
+        """Let all threads of the H.264 decoder finish; gives what comes out meanwhile.
+
+        Draining takes pictures that other threads still work on, and so before they find that they are damaged.
+        """
+        context = self.stream.codec_context
+        if context.name != "h264" or context.thread_count <= 1 or not context.is_open:
+            return []
+        skipped, context.skip_frame = context.skip_frame, "NONREF"  # else a packet without a picture is an error
+        try:
+            nothing = empty_packet(self.extradata)
+            return [frame for _ in range(context.thread_count) for frame in context.decode(av.Packet(nothing))]
+        finally:
+            context.skip_frame = skipped
 
     def close(self) -> None:
         """Free the container and its decoder."""

@@ -95,7 +95,7 @@ class ChunkDecoder:
             for number, segment in enumerate(self._segments):
                 if number:
                     packet = _skip_to_key(packets, segment)
-                    file.stream.codec_context.flush_buffers()
+                    file.flush()
                 yield from self._decode_segment(file, segment, packet, packets)
         finally:
             file.close()
@@ -175,7 +175,7 @@ class ChunkDecoder:
                         break
                 if census:
                     census.end_group()
-                file.stream.codec_context.flush_buffers()
+                file.flush()
                 left -= len(pts_of_group & wanted)
                 if left <= 0:
                     break

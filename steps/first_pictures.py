@@ -76,7 +76,7 @@ class FirstPictures:
 
     def _finish_first(self) -> None:
         self._decode(None)
-        self._context.flush_buffers()
+        self._file.flush()
         if self._tried == 0:
             self.started_at_first_key = self._key_discarded or self._key_pts is None or self._key_pts in self.pts
         self._tried += 1
@@ -89,7 +89,7 @@ class FirstPictures:
     def _check_second_key(self, packet: Packet[VideoStream]) -> None:
         known = set(self.pts)
         frames = self._decode(packet) + self._decode(None)
-        self._context.flush_buffers()
+        self._file.flush()
         self.pts = known
         self.clean_keys = any(frame.pts == packet.pts and frame.key_frame for frame in frames)
         self._state = "done"

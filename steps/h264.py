@@ -48,11 +48,11 @@ class Headers:
         """Args: `extradata`: avcC (ISO 14496-15) or start codes; None where the packets hold all."""
         self._sequences: dict[int, Sequence] = {}
         self._sequence_of_picture: dict[int, int] = {}
-        self._length_bytes = 0
+        self.length_bytes = 0
         """Of the length before each NAL unit of a packet; 0 where start codes stand between them."""
         data = extradata or b""
         if data[:1] == b"\x01" and len(data) > 6:
-            self._length_bytes = (data[4] & 3) + 1
+            self.length_bytes = (data[4] & 3) + 1
             units = _units_of_configuration(data)
         else:
             units = _units_between_start_codes(data)
@@ -77,7 +77,7 @@ class Headers:
         return None
 
     def _units(self, data: bytes) -> Iterator[bytes]:
-        return _units_with_lengths(data, self._length_bytes) if self._length_bytes else _units_between_start_codes(data)
+        return _units_with_lengths(data, self.length_bytes) if self.length_bytes else _units_between_start_codes(data)
 
     def _take_parameters(self, unit: bytes) -> None:
         kind = unit[0] & 0x1F
@@ -166,6 +166,13 @@ def pair_fields(packets: Iterator[Packet[VideoStream]], extradata: bytes | None)
             yield packet
     if waiting is not None:
         yield waiting[0]
+
+
+def empty_packet(extradata: bytes | None) -> bytes:
+    """A packet without a picture: an access unit delimiter alone (7.3.2.4), in the form that the extradata says."""
+    delimiter = b"\x09\xf0"
+    length_bytes = Headers(extradata).length_bytes
+    return (len(delimiter).to_bytes(length_bytes) if length_bytes else b"\x00\x00\x00\x01") + delimiter
 
 
 def _completes(second: Picture, first: Picture) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -18,6 +21,7 @@ from steps.source import Source
 from tests.media.clips import WHOLE_CLIP_NAMES
 from tests.media.library import Clip, ClipLibrary
 from tests.media.reference import _md5 as md5_of
+from tests.media.writer import patch_packets
 from tests.steps.analysis import WHOLE, Analyst
 from tests.steps.special_clips import SPECIAL_CLIP_NAMES
 
@@ -112,6 +116,24 @@ def test_damage_in_one_chunk_leaves_the_others_to_the_fast_way(clips: ClipLibrar
         except Damage:
             damaged.append(chunk.name)
     assert damaged == ["90-149"]  # the keyframe between is among what is overwritten
+
+
+@pytest.mark.parametrize("group", range(1, 9))
+@pytest.mark.parametrize("name", ["h264_closed_gop.mp4", "h264_no_duration.mkv"])
+def test_damage_in_the_last_packet_is_noticed_by_any_number_of_threads(
+    name: str, group: int, clips: ClipLibrary, analyst: Analyst, tmp_path: Path
+) -> None:
+    """Its picture comes out while a thread still works on it, unless all are waited for."""
+    broken = tmp_path / name
+    last = 30 * group + 29
+    noise = random.Random(group).randbytes(40)
+    patch_packets(clips.path(name), broken, {last: lambda packet: packet[:60] + noise + packet[60 + len(noise) :]})
+    source = analyst.open(broken)
+    plan = analyst.plan(source, fps=0.0, chunk_seconds=1.0, end_seconds=(last + 1) / 30)
+    settings = analyst.settings.model_copy(update={"decode_threads": 4})
+    decoding = Decoding(dataclasses.replace(analyst, settings=settings), source, plan)
+    with pytest.raises(Damage):
+        list(decoding.shown_of(plan.chunks[-1], careful=False))
 
 
 def test_keyframes_that_are_no_place_to_start_are_passed_over(
