@@ -11,9 +11,27 @@ TEST_ARGS ?=
 # HOST:PORT of the TensorFlow Serving server that `make test-serving` examines.
 SERVING ?=
 
+# What builds images: docker, podman or buildah, with arguments of its own if it needs any, for example
+# CONTAINER_BUILD='buildah --storage-driver overlay'. Unset: the first of them that is installed.
+CONTAINER_BUILD ?=
+# More arguments for each build, for example '--platform linux/arm64'.
+CONTAINER_BUILD_ARGS ?=
+# Images are named IMAGE_REPOSITORY/steps:IMAGE_TAG and IMAGE_REPOSITORY/serving:IMAGE_TAG.
+IMAGE_REPOSITORY ?= reelscan
+IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# The folder of a SavedModel, or of its numbered versions, with its reelscan.json. Set: `make images` builds serving too.
+SERVING_MODEL ?=
+# The tag of tensorflow/serving; one that ends in -gpu is for GPUs.
+SERVING_VERSION ?= 2.20.0
+# The name under which the model is served.
+SERVING_MODEL_NAME ?= ssd
+# More arguments for `make lock`: --upgrade takes the newest versions.
+LOCK_ARGS ?=
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint format ci bench docs test-serving test-tensorflow clean
+.PHONY: help install demo test lint format ci bench docs test-serving test-tensorflow images lock \
+  test-images clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +39,7 @@ help: ## list the targets
 install: .venv/.installed-local ## set up .venv with all that running on one machine needs
 
 demo: .venv/.installed-local ## do the whole job on the sample clip with an embedded service; results in out/demo/
-	.venv/bin/python -m local.demo
+	@.venv/bin/python -m local.demo
 
 test: .venv/.installed-dev ## run the tests
 	.venv/bin/pytest -n "$(TEST_PROCESSES)" $(TEST_ARGS)
@@ -30,6 +48,8 @@ lint: .venv/.installed-dev ## check style and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/hadolint images/*/Dockerfile
+	.venv/bin/shellcheck images/serving/serve
 
 format: .venv/.installed-dev ## rewrite the code in the project's style
 	.venv/bin/ruff check --fix-only
@@ -48,6 +68,19 @@ test-serving: .venv/.installed-dev ## examine a TensorFlow Serving server: make 
 test-tensorflow: .venv-tensorflow/.installed ## test serving a SavedModel, with TensorFlow (0.3 GB) in a venv of its own
 	.venv-tensorflow/bin/pytest -m tensorflow tests/local/serving $(TEST_ARGS)
 
+images: .venv/bin/python ## build the image of the steps, and of the model server if SERVING_MODEL is set
+	.venv/bin/python -m images.build --tool="$(CONTAINER_BUILD)" --tool-arguments="$(CONTAINER_BUILD_ARGS)" \
+	  --repository="$(IMAGE_REPOSITORY)" --tag="$(IMAGE_TAG)" --serving-model="$(SERVING_MODEL)" \
+	  --serving-version="$(SERVING_VERSION)" --model-name="$(SERVING_MODEL_NAME)"
+
+lock: .venv/.installed-dev ## lock the versions in the images to what pyproject.toml allows, and list their licences
+	.venv/bin/python -m images.lock $(LOCK_ARGS)
+	.venv/bin/python -m images.third_party
+
+test-images: .venv/.installed-dev ## build the images with CONTAINER_BUILD, and test what runs in them
+	CONTAINER_BUILD="$(CONTAINER_BUILD)" CONTAINER_BUILD_ARGS="$(CONTAINER_BUILD_ARGS)" \
+	  .venv/bin/pytest -m images tests/images $(TEST_ARGS)
+
 docs: .venv/.installed-dev ## write docs/reference.md anew from the code
 	.venv/bin/python docs/generate.py
 
@@ -56,11 +89,13 @@ clean: ## remove .venv, results in out/, and what the tools leave
 
 # A stamp says what .venv holds, so that a second `make` starts at once and a changed pyproject.toml is followed.
 .venv/.installed-local: pyproject.toml setup.py | .venv/bin/python
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@echo "Installing Python packages into .venv: about 240 MB to download at first, a minute or two"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
 	@touch "$@"
 
 .venv/.installed-dev: pyproject.toml setup.py | .venv/bin/python
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "Installing Python packages into .venv, those for the tests too: over 250 MB to download at first, a minute or two"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch .venv/.installed-local "$@"
 
 .venv/bin/python:

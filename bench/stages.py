@@ -24,7 +24,8 @@ from steps.detect import detect_chunk
 from steps.detections import detections_of
 from steps.orientation import Orientation
 from steps.picture import PictureScaler
-from steps.planner import load_plan, load_segments
+from steps.plan import load_segments
+from steps.planner import load_plan
 from steps.profile import load_profile
 from steps.serving import Batch, ServingClient
 from steps.settings import Settings

@@ -9,9 +9,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from steps import errors
-from steps.commands.flags import flag_of
-from steps.options import Options
-from steps.settings import ENVIRONMENT_PREFIX, Settings
+from steps.options import Options, flag_of
+from steps.settings import Settings, variable_of
 
 TARGET = Path(__file__).with_name("reference.md")
 
@@ -37,7 +36,7 @@ def reference() -> str:
             *_table(
                 ("flag", "message field", "variable", "default", "meaning"),
                 (
-                    ("" if name == "priority" else f"`{flag_of(name)}`", f"`{name}`", f"`{_variable(name)}`",
+                    ("" if name == "priority" else f"`{flag_of(name)}`", f"`{name}`", f"`{variable_of(name)}`",
                      _default(field), _meaning(field))
                     for name, field in Options.model_fields.items()
                 ),
@@ -48,7 +47,7 @@ def reference() -> str:
             *_table(
                 ("variable", "default", "meaning"),
                 (
-                    (f"`{_variable(name)}`", _default(field), _meaning(field))
+                    (f"`{variable_of(name)}`", _default(field), _meaning(field))
                     for name, field in Settings.model_fields.items()
                 ),
             ),
@@ -65,7 +64,8 @@ def reference() -> str:
                 ),
             ),
             "",
-            "0 is done, 130 stopped by Ctrl-C. `deleted` is the code of a run that was deleted before it ended.",
+            "0 is done, 1 a defect, 130 stopped by Ctrl-C. `reelscan send --wait` ends with 1 for a task that failed with",
+            "`internal`: something is wrong where the service runs, and the message says what. `deleted` is the code of a run that was deleted before it ended.",
             "",
         ]
     )  # fmt: skip
@@ -74,10 +74,6 @@ def reference() -> str:
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     lines = [head, tuple("---" for _ in head), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-def _variable(name: str) -> str:
-    return ENVIRONMENT_PREFIX + name.upper()
 
 
 def _default(field: FieldInfo) -> str:

@@ -135,12 +135,22 @@ def serve(port: int) -> None:
     """Serve on 127.0.0.1 until SIGTERM. Prints the port when it answers, or `taken` and returns."""
     # Without it moto's S3 asks botocore for credentials of its own and logs that there are none.
     os.environ.update({"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _KEY})
+    from moto.moto_server import werkzeug_app
     from moto.moto_server.werkzeug_app import (
         DomainDispatcherApplication,
         MotoRequestHandler,
         create_backend_app,
     )
     from werkzeug.serving import make_server
+
+    class AnyKey(werkzeug_app.RegexConverter):  # type: ignore[misc]
+        """Takes keys with newlines, as S3 does; the patterns of moto's paths do not."""
+
+        def __init__(self, url_map: Any, *items: Any) -> None:
+            super().__init__(url_map, *items)
+            self.regex: str = f"(?s:{items[0]})"
+
+    werkzeug_app.RegexConverter = AnyKey
 
     class QuietHandler(MotoRequestHandler):  # type: ignore[misc]
         def log(self, type: str, message: str, *args: Any) -> None:

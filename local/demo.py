@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from local.aws import TASK_DATA_BUCKET, endpoint_url, use_embedded_aws
+from local.download import copy_results
 from local.findings import clock, read_findings
 from local.sender import make_tasks, send_tasks
 from local.view import findings_table, printable
@@ -24,9 +23,6 @@ from steps.results import SUMMARY_KEY
 from steps.settings import Settings
 from steps.signals import stopped_by_sigterm
 from steps.store import FolderStore, open_store
-
-if TYPE_CHECKING:
-    from steps.store import Store
 
 CLIP = Path(__file__).resolve().parents[1] / "samples" / "one-by-one-person.mp4"
 OUT = Path("out/demo")
@@ -46,7 +42,7 @@ def demo(out: Path = OUT) -> Completed:
     if not CLIP.is_file():
         raise NotFoundError(f"{CLIP}: the sample clip is not there; run the demo in a checkout")
     _say(console, "Starting S3, SQS, the model server and the service on this machine")
-    service = spawn(reelscan_command("up", "--port", "0"), stdout=subprocess.PIPE)
+    service = spawn(reelscan_command("up", "--port", "0", "--quiet-stop"), stdout=subprocess.PIPE)
     try:
         line = wait_for_line(service, "send a task", READY_SECONDS, "the service")
         port = int(line.partition("--port ")[2].split()[0])
@@ -85,13 +81,6 @@ def receive_completed(task_id: str, settings: Settings, service: subprocess.Pope
         if service.poll() is not None:
             raise ReelscanError(f"the service ended with status {service.returncode}; its message stands above")
     raise TimeLimitError(f"no completed message came within {TASK_SECONDS:g} seconds")
-
-
-def copy_results(source: Store, target: FolderStore, keys: list[str]) -> None:
-    """Copy result files, in place of those of an earlier demo."""
-    for key in (*keys, SUMMARY_KEY):
-        with source.open_reader(key) as reader, target.open_writer(key) as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
 
 
 def print_completed(console: Console, completed: Completed, results: FolderStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 import subprocess
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -15,15 +16,14 @@ from typing import TYPE_CHECKING, Self
 from steps.errors import ModelMismatchError, ModelUnavailableError, OutsideError, UsageError
 from steps.job import GivenServer, ModelServer
 from steps.processes import SERVING_MALLOC, last_line, reelscan_command, spawn, stop, wait_for_line
+from steps.profile import FILE_NAME
 
 if TYPE_CHECKING:
     from steps.plan import ModelIdentity
     from steps.settings import Settings
 
-PROFILE_FILE = "reelscan.json"
 MAX_RESTARTS = 3
 
-_BUILT_IN_PROFILES = Path(__file__).parent / "serving" / "profiles"
 _ADDRESS = re.compile(r" on grpc (\S+?),")
 
 
@@ -135,14 +135,40 @@ def choose_server(
         model: of the embedded server; None is the sample model.
 
     Raises:
-        UsageError: both are given, or the model's file cannot be read.
+        UsageError: both are given, the address is none, or the model's file cannot be read.
     """
     if serving is None:
         settings = with_embedded_model(settings, model)
         return EmbeddedServer(model, settings), settings
+    from steps.serving import check_address
+
+    check_address(serving)
     if model is not None:
         raise UsageError("--model-path is for the embedded server, and --serving names another: leave one out")
     return nullcontext(GivenServer(serving, settings)), settings
+
+
+def check_resolves(serving: str) -> None:
+    """Raise UsageError if there is no host of the name in HOST:PORT."""
+    if serving.startswith("unix:"):
+        return
+    host = serving.rpartition(":")[0].strip("[]")
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        # A name server that does not answer now may do so while the model server is waited for.
+        if not isinstance(error, socket.gaierror) or error.errno != socket.EAI_AGAIN:
+            raise UsageError(f"serving address {serving[:200]!r}: there is no such host; check its name") from error
+
+
+def note_on_labels(settings: Settings) -> str | None:
+    """What to tell a user whose labels may be wrong for want of a model profile; None if there is one."""
+    if settings.model_profile is not None:
+        return None
+    return (
+        "no model profile is set, so the labels and class numbers of the TensorFlow Object Detection API are assumed; "
+        f"if the model has others, name its {FILE_NAME} with --model-profile or REELSCAN_MODEL_PROFILE"
+    )
 
 
 def with_embedded_model(settings: Settings, model: str | None) -> Settings:
@@ -153,26 +179,16 @@ def with_embedded_model(settings: Settings, model: str | None) -> Settings:
     Raises:
         UsageError: the model's file cannot be read.
     """
+    from local.serving.backends import find_profile
+
     changes: dict[str, str] = {}
     if settings.model_profile is None:
-        profile = _profile_of(model)
+        profile = find_profile(model)
         if profile is not None:
             changes["model_profile"] = str(profile)
     if model is not None and "model_name" not in settings.model_fields_set:
         changes["model_name"] = _name_of(model)
     return settings.model_copy(update=changes)
-
-
-def _profile_of(model: str | None) -> Path | None:
-    from local.serving.backends import default_model
-
-    if model is not None and not Path(model).exists():
-        built_in = _BUILT_IN_PROFILES / f"{model}.json"
-        return built_in if built_in.is_file() else None
-    path = default_model() if model is None else Path(model)
-    folders = (path, path.parent) if path.is_dir() else (path.parent,)
-    files = (folder.absolute() / PROFILE_FILE for folder in folders)
-    return next((file for file in files if file.is_file()), None)
 
 
 def _name_of(model: str) -> str:

@@ -10,19 +10,22 @@ from steps.errors import BadInputError, OutsideError, PartialResultError, Reelsc
 if TYPE_CHECKING:
     from steps.completed import Completed
 
-_BAD_INPUT = {error.code: error for error in BadInputError.__subclasses__()}
+_BY_CODE: dict[str, type[ReelscanError]] = {
+    ReelscanError.code: ReelscanError,
+    **{error.code: error for error in BadInputError.__subclasses__()},
+}
 
 
 def error_for(code: str, message: str) -> ReelscanError:
-    """The error with which a command ends whose task failed with `code`: bad input, else something outside."""
-    return _BAD_INPUT.get(code, OutsideError)(message)
+    """The error with which a command ends whose task failed with `code`: a defect, bad input, or something outside."""
+    return _BY_CODE.get(code, OutsideError)(message)
 
 
 def raise_for_outcomes(outcomes: Sequence[Completed]) -> None:
-    """Raise for tasks that did not succeed: first for bad input, then for what failed outside, then for missing frames.
+    """Raise for tasks that did not succeed: a defect first, then bad input, what failed outside, missing frames.
 
     Raises:
-        BadInputError, OutsideError: a task failed.
+        ReelscanError, BadInputError, OutsideError: a task failed.
         PartialResultError: frames of a task are missing.
     """
     errors = [error for outcome in outcomes if (error := _error_of(outcome)) is not None]

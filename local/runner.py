@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from local.model_server import choose_server
+from local.model_server import check_resolves, choose_server, note_on_labels
 from steps.errors import BadInputError, NotFoundError, StorageError, UsageError
 from steps.job import Job, JobResult, Observer
 from steps.lease import Lease
@@ -95,6 +95,10 @@ def run_video(
         # A person waits, and is told of a wrong address sooner than a pod beside a server that still starts.
         settings = settings.model_copy(update={"ready_timeout_seconds": READY_SECONDS})
     server, settings = choose_server(serving, model, settings)
+    if serving is not None:
+        check_resolves(serving)
+    if (note := note_on_labels(settings)) is not None:
+        observer.note(note)
     with server as running, _nothing_left(opened):
         return Job(
             bucket=video.bucket,

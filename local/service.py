@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from local.view import JobView
 from steps.completed import Completed, StepError, completed_from_error, completed_from_summary
-from steps.errors import NotFoundError, OutsideError, ReelscanError, StorageError, UsageError
+from steps.errors import InvalidTaskError, NotFoundError, OutsideError, ReelscanError, StorageError, UsageError
 from steps.job import Job, ModelServer
 from steps.ledger import Ledger, Outbox, safe_name
 from steps.planner import load_plan
@@ -67,6 +67,18 @@ class Service:
         self._ledger = Ledger(self._results.below("ledger"))
         self._outbox = Outbox(self._ledger, self._queues, settings)
 
+    def check_places(self) -> None:
+        """See whether the queues are there and the ledger can be written.
+
+        Raises:
+            UsageError: one is not there; the variable that names it is told.
+            AccessDeniedError: SQS refuses to tell.
+            OutsideError: SQS or S3 cannot be reached.
+        """
+        for queue in (self._task_queue, self._settings.completed_queue, self._settings.dead_letter_queue):
+            self._queues.check(queue or "")
+        self._ledger.check()
+
     def serve(self, *, once: bool) -> None:
         """Work until stopped; with `once` until the queue is empty.
 
@@ -102,14 +114,20 @@ class Service:
                 done is then found done.
         """
         received_at = utc_now()
+
+        def tell_lost() -> None:
+            # No reason to stop: the lease and the ledger see to it that the work and the report are one.
+            self._view.note(f"message {message.id}: could not be kept hidden; another may work on it too")
+
+        keeper = VisibilityKeeper(
+            self._queues,
+            self._task_queue,
+            message,
+            seconds=self._visibility_seconds,
+            max_seconds=MAX_VISIBILITY_SECONDS,
+            on_lost=tell_lost,
+        )
         try:
-            keeper = VisibilityKeeper(
-                self._queues,
-                self._task_queue,
-                message,
-                seconds=self._visibility_seconds,
-                max_seconds=MAX_VISIBILITY_SECONDS,
-            )
             with keeper:
                 for received in parse_message(message.body.encode(), message.id, self._settings):
                     self._account_for(received, received_at, message.receive_count)
@@ -119,7 +137,8 @@ class Service:
         try:
             self._queues.delete(self._task_queue, message.receipt)
         except ReceiptLostError:
-            self._view.note(f"message {message.id}: was taken for lost while it was worked on; it may come again")
+            if not keeper.lost.is_set():
+                self._view.note(f"message {message.id}: was taken for lost while it was worked on; it may come again")
 
     def _give_back(self, message: Message) -> None:
         # What fails here fails because the queue is out of reach: then the message appears when its time is up.
@@ -143,7 +162,7 @@ class Service:
     def _do(self, received: Received, received_at: datetime) -> Completed:
         """Do a task; gives the message that tells what became of it."""
         if received.task is None:
-            error = received.error or UsageError("the message holds no task")
+            error = received.error or InvalidTaskError("the message holds no task")
             return completed_from_error(received, StepError.of(error, "plan"), received_at=received_at)
         stores: list[Store] = []
         self._view.start(received.task.object.rpartition("/")[2])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
+
+    from rich.console import ConsoleOptions, RenderResult
 
     from steps.job import JobResult
 
@@ -179,18 +183,16 @@ def _describe(title: str, step: str) -> str:
 def _detail(step: str, done: int, total: int, rate: Rate) -> str:
     if step == "plan":
         return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"
-    if step == "aggregate":
-        return f"{done} of {total} chunks"
-    rate_text = rate.text() if done < total else ""
+    rate_text = rate.text() if step == "detect" and done < total else ""
     return f"{done} of {total} frames" + (f", {rate_text}" if rate_text else "")
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """What was found, a row a label."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("label")
+    table.add_column("label", overflow="fold")
     for name in ("frames", "detections", "best score"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("seen at")
     for finding in findings:
         table.add_row(
@@ -198,9 +200,29 @@ def findings_table(findings: Sequence[Finding]) -> Table:
             str(finding.frames),
             str(finding.detections),
             f"{finding.best_score:.2f} at {clock(finding.best_seconds)}",
-            spans_text(finding.spans),
+            Phrases(spans_text(finding.spans)),
         )
     return table
+
+
+class Phrases:
+    """Text in lines that never end between a number and its unit: rich breaks at any kind of space."""
+
+    def __init__(self, text: str) -> None:
+        self._words = re.findall(r"[0-9.]+ s\b,?|\S+", text)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        longest = max(map(len, self._words), default=0)
+        return Measurement(longest, len(" ".join(self._words)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines: list[str] = []
+        for word in self._words:
+            if lines and len(lines[-1]) + 1 + len(word) <= options.max_width:
+                lines[-1] += f" {word}"
+            else:
+                lines.append(word)
+        yield Text("\n".join(lines), no_wrap=True)
 
 
 def print_result(console: Console, result: JobResult) -> None:

@@ -58,6 +58,8 @@ def print_outcome(console: Console, completed: Completed) -> None:
         lines["frames"] = f"{completed.frames.analysed} of {completed.frames.planned} analysed"
     if completed.results is not None:
         lines["found"] = found_text(completed)
+    if completed.error is not None:
+        lines["error"] = f"{completed.error.code}: {completed.error.message}"
     lines["seconds"] = f"{completed.wall_seconds:.1f}"
     if completed.results is not None:
         lines["results"] = completed.results

@@ -24,6 +24,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("steps.commands.plan", "index a video and cut it into chunks (a step)"),
     "detect": ("steps.commands.detect", "analyse one chunk (a step)"),
     "aggregate": ("steps.commands.aggregate", "check and merge the chunks, report the result (a step)"),
+    "job": ("steps.commands.job", "plan, detect and aggregate in one process beside a model server (a step)"),
     "finish": ("steps.commands.finish", "report what failed (a step)"),
 }
 

@@ -14,7 +14,7 @@ from steps.detections import detections_of
 from steps.errors import ModelMismatchError, ModelUnavailableError
 from steps.orientation import Orientation
 from steps.picture import PictureScaler
-from steps.planner import load_segments
+from steps.plan import load_segments
 from steps.serving import Batch, OutOfMemoryOnServer, ServingClient
 from steps.shards import ChunkStats, ShardWriter
 

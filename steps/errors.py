@@ -3,7 +3,7 @@
 ::
 
     ReelscanError
-    ├── UsageError             2    wrong flags or settings
+    ├── UsageError             2    wrong flags or settings; of a service, and so no fault of a task: internal
     ├── BadInputError          3    never worth retrying
     │   ├── InvalidTaskError        invalid_task
     │   ├── NotFoundError           not_found
@@ -48,7 +48,6 @@ class UsageError(ReelscanError):
     """Wrong flags or settings: the person at the keyboard can mend it."""
 
     exit_status = 2
-    code = "invalid_task"
 
 
 class BadInputError(ReelscanError):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from steps.completed import StepError, completed_from_error
+from steps.completed import StepError
 from steps.errors import ERROR_CODES, ReelscanError
-from steps.ledger import Outbox, Outcome
+from steps.ledger import Outcome
 from steps.plan import PLAN_KEY, Plan
+from steps.reporting import Reporter
 from steps.task import Received, parse_message
 
 if TYPE_CHECKING:
@@ -40,11 +40,8 @@ def finish(
     message_id: str,
     errors: Sequence[TaskError],
     settings: Settings,
-    outbox: Outbox,
+    reporter: Reporter,
     *,
-    received_at: datetime,
-    attempt: int = 1,
-    workflow: str | None = None,
     run: Store | None = None,
     wait: bool = False,
 ) -> list[Finished]:
@@ -55,12 +52,10 @@ def finish(
     Args:
         body: The message as it came, whatever it holds.
         message_id: Its id, from which the tasks' ids are made.
-        errors: Of the steps, in any order. Without any that fits, the code is `internal`.
+        errors: Of the steps, in any order, besides what they noted themselves. Without any that fits, the code is
+            `internal`.
         settings: The deployment's.
-        outbox: To report by.
-        received_at: When the message was received.
-        attempt: Only `argo retry` begins another than the first.
-        workflow: Name of the Workflow, if there is one.
+        reporter: To report by.
         run: Store of the tasks' RUN, if it came that far: the message then has what its plan tells.
         wait: Whether to wait for another who is reporting the same task.
 
@@ -70,26 +65,22 @@ def finish(
     plan = None if run is None else _plan_of(run)
     finished = []
     for received in parse_message(body, message_id, settings):
-        outcome = outbox.resume(received.task_id, received.body, attempt, wait=wait)
+        outcome = reporter.resume(received, wait=wait)
         if outcome is None:
-            completed = completed_from_error(
-                received,
-                _error_of(received, errors),
-                received_at=received_at,
-                attempt=attempt,
-                workflow=workflow,
-                plan=plan if received.task is not None else None,
-            )
-            outcome = outbox.report(completed, received.body, wait=wait)
+            error = _error_of(received, errors, reporter)
+            outcome = reporter.report_error(received, error, plan if received.task is not None else None, wait=wait)
         finished.append(Finished(received, outcome))
     return finished
 
 
-def _error_of(received: Received, errors: Sequence[TaskError]) -> StepError:
+def _error_of(received: Received, errors: Sequence[TaskError], reporter: Reporter) -> StepError:
     """The most telling error: codes come in the contract's order, the unspecific ones last."""
     if received.error is not None:
         return StepError.of(received.error, "plan")
+    noted = reporter.reason(received.task_id)
     fitting = [about.error for about in errors if about.task_id in (None, received.task_id)]
+    if noted is not None:
+        fitting.insert(0, noted)
     if not fitting:
         return StepError.make(ReelscanError.code, "the task ended without a result, and no step said why", "finish")
     return min(fitting, key=lambda error: ERROR_CODES.index(error.code))

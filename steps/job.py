@@ -39,7 +39,7 @@ class Observer:
         """A step begins: `plan`, `detect` or `aggregate`."""
 
     def advance(self, done: int, total: int) -> None:
-        """So much of the step is done: bytes of the video in `plan`, frames in `detect`, chunks in `aggregate`."""
+        """So much of the step is done: bytes of the video in `plan`, frames in `detect` and `aggregate`."""
 
     def note(self, line: str) -> None:
         """Something happened that a person may want to know, and the job goes on."""
@@ -109,6 +109,7 @@ class Job:
         server: asked for its address when the first chunk is due.
         processes: chunks analysed at a time; 0 is as many as the cores allow.
         force_nonce: with `options.force`, tells this computation from any other. The same again goes on with it.
+        lease_owner: names those who compute the run together; by default this job alone.
         observer: is told how the job goes.
     """
 
@@ -120,6 +121,7 @@ class Job:
     server: ModelServer
     processes: int = 0
     force_nonce: str = ""
+    lease_owner: str | None = None
     observer: Observer = field(default_factory=Observer)
 
     def run(self) -> JobResult:
@@ -136,7 +138,7 @@ class Job:
         store = self.open_run(run_digest(source.identity, self.options.digested(), model))
         result = self._find_done(store)
         while result is None:
-            lease = Lease(store, self.settings.lease_seconds)
+            lease = Lease(store, self.settings.lease_seconds, self.lease_owner)
             self._acquire(lease, store, deadline)
             try:
                 # Another may have done it while this one waited for the lease.
@@ -290,7 +292,7 @@ def model_identity(options: Options, settings: Settings) -> ModelIdentity:
         if known and label not in known:
             near = difflib.get_close_matches(label, known, n=3) or sorted(known)[:5]
             raise InvalidTaskError(
-                f"labels: {label!r} is none of the model's {len(known)} labels; some of them: {', '.join(near)}"
+                f"label {label!r} is none of the model's {len(known)} labels; some of them: {', '.join(near)}"
             )
     return ModelIdentity(
         name=options.model or settings.model_name,

@@ -3,6 +3,8 @@
 It is the object `lease.json` under RUN. Whoever creates it holds it, and writes it anew every third of its time. One
 who waits takes it over, with `If-Match`, when it did not change for its whole time by that one's own clock: no two
 machines' clocks are compared. A holder on the same machine that is dead is not waited for.
+
+Processes that work on one computation together, as the pods of a workflow do, name the same owner and share it.
 """
 
 from __future__ import annotations
@@ -36,12 +38,14 @@ class Lease:
     Args:
         store: The RUN.
         seconds: For which it holds without a renewal.
+        owner: Who share the lease name the same; by default nobody does.
     """
 
-    def __init__(self, store: Store, seconds: float) -> None:
+    def __init__(self, store: Store, seconds: float, owner: str | None = None) -> None:
         self._store = store
         self._seconds = seconds
-        self._owner = uuid.uuid4().hex
+        self._shared = owner is not None
+        self._owner = owner or uuid.uuid4().hex
         self._renewals = 0
         self._tag: str | None = None
         self._held_since = 0.0
@@ -84,7 +88,7 @@ class Lease:
             if current.etag != seen_tag:
                 seen_tag, seen_since = current.etag, now
             holder = _Holder(current.data, self._seconds)
-            if holder.is_gone() or now - seen_since >= holder.seconds:
+            if holder.owner == self._owner or holder.is_gone() or now - seen_since >= holder.seconds:
                 if self._take_over(current.etag):
                     break
                 continue
@@ -111,12 +115,16 @@ class Lease:
                 f"{self._seconds:g} s (REELSCAN_LEASE_SECONDS); another process may compute this run now"
             )
 
-    def release(self) -> None:
-        """Let the next one in at once. A store that fails does not matter: the lease runs out by itself."""
+    def leave(self) -> None:
+        """Stop renewing and leave the lease to those who share it. Without any it runs out by itself."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def release(self) -> None:
+        """Let the next one in at once. A store that fails does not matter: the lease runs out by itself."""
+        self.leave()
         if self._tag is not None:
             with contextlib.suppress(ReelscanError):
                 self._store.replace(LEASE_KEY, self._content(released=True), self._tag)
@@ -148,11 +156,24 @@ class Lease:
     def _renew(self) -> None:
         while not self._stopped.wait(self._seconds / _RENEWALS) and self._tag is not None:
             try:
-                if not self._take_over(self._tag):
+                if not self._take_over(self._tag) and not self._renew_with_others():
                     self._lost, self._tag = True, None
             except ReelscanError:
                 # The time that is left decides: see `lost`.
                 continue
+
+    def _renew_with_others(self) -> bool:
+        """Renew a lease that one of those who share it has renewed since. False: it is another's now."""
+        while True:
+            try:
+                current = self._store.get(LEASE_KEY)
+            except NotFoundError:
+                return False
+            holder = _Holder(current.data, self._seconds)
+            if holder.owner != self._owner or holder.is_gone():
+                return False
+            if self._take_over(current.etag):
+                return True
 
     def _pause(self, seconds: float, deadline: float, cancelled: Callable[[], bool]) -> None:
         end = min(time.monotonic() + seconds, deadline)
@@ -169,8 +190,9 @@ class Lease:
         self._renewals += 1
         document = {
             "owner": self._owner,
-            "machine": _machine(),
-            "pid": os.getpid(),
+            # Of those who share it one may end while the others go on.
+            "machine": None if self._shared else _machine(),
+            "pid": None if self._shared else os.getpid(),
             "seconds": self._seconds,
             "renewals": self._renewals,
             "released": released,
@@ -194,8 +216,15 @@ class _Holder:
             self.seconds = min(float(seconds), MAX_LEASE_SECONDS)
 
     @property
+    def owner(self) -> str:
+        """As it names itself."""
+        return str(self._fields.get("owner"))
+
+    @property
     def name(self) -> str:
         """Who it is, for people to read."""
+        if self._fields.get("pid") is None:
+            return self.owner[:100]
         return f"process {self._fields.get('pid')} on {str(self._fields.get('machine'))[:100]}"
 
     def is_gone(self) -> bool:

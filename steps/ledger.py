@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from steps.completed import Completed
-from steps.errors import NotFoundError, StoppedError, StorageError, TimeLimitError, UsageError
+from steps.errors import AccessDeniedError, NotFoundError, StoppedError, StorageError, TimeLimitError, UsageError
 from steps.timestamps import utc_now, utc_text
 
 if TYPE_CHECKING:
@@ -82,6 +82,20 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+
+    def check(self) -> None:
+        """See whether an object can be written there.
+
+        Raises:
+            UsageError: the bucket does not exist, or writing is refused.
+            StorageError: the store failed.
+        """
+        try:
+            self.store.put(_CLOCK_KEY, b"")
+        except (NotFoundError, AccessDeniedError) as error:
+            raise UsageError(
+                f"the ledger cannot be written: {error}; or set REELSCAN_RESULTS to another place"
+            ) from error
 
     def key(self, task_id: str, attempt: int, suffix: str) -> str:
         """Key of an object of an attempt."""

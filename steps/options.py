@@ -8,16 +8,45 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
+from steps.bounds import allowed, allowed_values
 from steps.errors import InvalidTaskError, UsageError
-from steps.settings import ENVIRONMENT_PREFIX
+from steps.settings import MODEL_NAME_ALLOWED, MODEL_NAME_PATTERN, variable_of
 
 OUTPUTS: tuple[str, ...] = ("frames", "parquet", "coco", "rekognition")
 """The outputs that can be written, and the default."""
 NOT_YET_WRITTEN_OUTPUTS: tuple[str, ...] = ("report", "preview")
 
+# The flags of the options, where they are not the option's name.
+_FLAGS = {"start_seconds": "--start", "end_seconds": "--end"}
+
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+def flag_of(name: str) -> str:
+    """The flag of an option."""
+    return _FLAGS.get(name, "--" + name.replace("_", "-"))
+
+
+_NO_RANGE = "no_range"
+
+
+def _check_output(name: str) -> str:
+    if name in NOT_YET_WRITTEN_OUTPUTS:
+        raise ValueError("cannot be written yet")
+    if name not in OUTPUTS:
+        raise ValueError("is not known")
+    return name
 
 
 class Options(BaseModel):
@@ -34,29 +63,39 @@ class Options(BaseModel):
     end_seconds: float | None = Field(default=None, gt=0, le=1e7, description="end of the analysed range, exclusive")
     max_frames: int | None = Field(default=None, ge=1, le=10**9, description="stop after so many analysed frames")
     min_score: float = Field(default=0.5, ge=0, le=1, description="lowest score kept")
-    labels: list[Label] | None = Field(default=None, min_length=1, max_length=1000, description="only these labels")
-    model: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="model name at the server"
+    labels: list[Label] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="only these labels",
+        json_schema_extra=allowed("a list of 1 to 1000 labels, each of 1 to 128 characters"),
     )
-    chunk_seconds: float | Literal["auto"] = Field(
+    model: str | None = Field(
+        default=None,
+        pattern=MODEL_NAME_PATTERN,
+        description="model name at the server",
+        json_schema_extra=MODEL_NAME_ALLOWED,
+    )
+    chunk_seconds: Annotated[float, Field(gt=0, le=1e7)] | Literal["auto"] = Field(
         default="auto",
         description="aim for chunks of so much video, cut at keyframes (above 0, at most 1e7), or auto",
+        json_schema_extra=allowed("a number above 0 and of at most 10000000, or auto"),
     )
-    outputs: list[str] = Field(default=list(OUTPUTS), min_length=1, max_length=20, description="result files to write")
+    outputs: list[Annotated[str, AfterValidator(_check_output)]] = Field(
+        default=list(OUTPUTS),
+        min_length=1,
+        max_length=20,
+        description="result files to write",
+        json_schema_extra=allowed(f"a list of {', '.join(OUTPUTS)}"),
+    )
     force: bool = Field(default=False, description="compute again even if results exist")
     priority: int = Field(default=0, ge=0, le=9, description="runs with a higher one start first")
 
     @model_validator(mode="after")
     def _check_together(self) -> Options:
         if self.end_seconds is not None and self.end_seconds <= self.start_seconds:
-            raise ValueError(f"end_seconds {self.end_seconds:g} is not after start_seconds {self.start_seconds:g}")
-        if self.chunk_seconds != "auto" and not 0 < self.chunk_seconds <= 1e7:
-            raise ValueError(f"chunk_seconds {self.chunk_seconds:g} is not above 0 and at most 1e7; or say auto")
-        for output in self.outputs:
-            if output in NOT_YET_WRITTEN_OUTPUTS:
-                raise ValueError(f"outputs: {output!r} cannot be written yet; allowed are {', '.join(OUTPUTS)}")
-            if output not in OUTPUTS:
-                raise ValueError(f"outputs: {output[:80]!r} is not known; allowed are {', '.join(OUTPUTS)}")
+            times = {"start": self.start_seconds, "end": self.end_seconds}
+            raise PydanticCustomError(_NO_RANGE, "end_seconds is not after start_seconds", times)
         return self
 
     @property
@@ -93,10 +132,12 @@ class Options(BaseModel):
             InvalidTaskError: a field is unknown, or its value is not allowed.
             UsageError: a variable of the deployment is wrong.
         """
+        defaults = cls.defaults(environment)
         try:
-            return cls(**{**cls.defaults(environment), **fields})
+            return cls(**{**defaults, **fields})
         except ValidationError as error:
-            raise InvalidTaskError(describe(error, cls)) from error
+            spelled = {name: variable_of(name) for name in defaults if name not in fields}
+            raise InvalidTaskError(describe(error, cls, spelled)) from error
 
     @classmethod
     def from_text(cls, texts: Mapping[str, str | None], environment: Mapping[str, str] | None = None) -> Options:
@@ -105,15 +146,14 @@ class Options(BaseModel):
         Raises:
             UsageError: a flag or a variable is wrong; it is named with what was allowed.
         """
+        defaults = cls.defaults(environment)
+        values = parse_texts(texts, flag_of)
         try:
-            return cls(
-                **{
-                    **cls.defaults(environment),
-                    **parse_texts(texts, lambda name: "--" + name.replace("_", "-")),
-                }
-            )
+            return cls(**{**defaults, **values})
         except ValidationError as error:
-            raise UsageError(describe(error, cls)) from error
+            by_variable = {name: variable_of(name) for name in defaults if name not in values}
+            spelled = {name: flag_of(name) for name in cls.model_fields} | by_variable
+            raise UsageError(describe(error, cls, spelled, texts)) from error
 
     @classmethod
     def defaults(cls, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -123,12 +163,13 @@ class Options(BaseModel):
             UsageError: a variable cannot be read, or is out of bounds.
         """
         environment = os.environ if environment is None else environment
-        texts = {name: environment.get(ENVIRONMENT_PREFIX + name.upper()) for name in cls.model_fields}
-        values = parse_texts(texts, lambda name: ENVIRONMENT_PREFIX + name.upper())
+        texts = {name: environment.get(variable_of(name)) for name in cls.model_fields}
+        values = parse_texts(texts, variable_of)
         try:
             cls(**values)
         except ValidationError as error:
-            raise UsageError(f"a {ENVIRONMENT_PREFIX}* variable: {describe(error, cls)}") from error
+            spelled = {name: variable_of(name) for name in cls.model_fields}
+            raise UsageError(describe(error, cls, spelled, texts)) from error
         return values
 
 
@@ -158,15 +199,37 @@ def parse_texts(texts: Mapping[str, str | None], spell: Any) -> dict[str, Any]:
     return values
 
 
-def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation in one line: field, value, what is allowed."""
+def describe(
+    error: ValidationError,
+    model: type[BaseModel],
+    spelled: Mapping[str, str] | None = None,
+    texts: Mapping[str, str | None] | None = None,
+) -> str:
+    """The first problem of a validation in one line: field, value, what is allowed.
+
+    Args:
+        model: that was to be made.
+        spelled: fields as the user wrote them, if not by name.
+        texts: values as the user wrote them, if not as they are.
+    """
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"][:1]) or "the task"
+    spelled = spelled or {}
+    if first["type"] == _NO_RANGE:
+        start, end = (spelled.get(name, name) for name in ("start_seconds", "end_seconds"))
+        return f"{end} {first['ctx']['end']:g} is not after {start} {first['ctx']['start']:g}"
+    name = str(first["loc"][0])
+    where = spelled.get(name, name)
     if first["type"] == "extra_forbidden":
         return f"{where[:80]!r} is not a known field; known are {', '.join(model.model_fields)}"
     if first["type"] == "missing":
         return f"{where!r} is missing"
-    if first["type"] == "value_error":
-        return str(first["msg"]).removeprefix("Value error, ")
-    shown = repr(first.get("input"))
-    return f"{where}: {shown if len(shown) <= 80 else shown[:77] + '...'}: {first['msg']}"
+    reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else "is not allowed"
+    bounds = allowed_values(model.model_fields[name])
+    return f"{where}: {_shown(first, (texts or {}).get(name))} {reason}; allowed is {bounds}"
+
+
+def _shown(problem: ErrorDetails, text: str | None) -> str:
+    """The value, or the element of a list, that is wrong."""
+    is_element = isinstance(problem["loc"][-1], int)
+    shown = repr(problem["input"] if text is None or is_element else text)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

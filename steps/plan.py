@@ -3,7 +3,8 @@
 `plan.json` holds the video's facts and one line per chunk; the frame numbers of a chunk lie in the chunk table, one
 gzip member a chunk, so that a worker reads what it needs and no more::
 
-    RUN/plan.json                                the plan
+    RUN/plan.json                                the latest plan
+    RUN/chunks/PLAN/plan.json                    the same, for those who began with it and are to go on with it
     RUN/chunks/PLAN/table.jsonl.gz               gzip members, one a chunk: the segments to decode
     RUN/chunks/PLAN/FIRST-LAST.jsonl.gz          the shard of a chunk, written by detect
     RUN/chunks/PLAN/FIRST-LAST.error.json        or why there is none
@@ -14,15 +15,26 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from steps.errors import NotFoundError, StorageError
+
+if TYPE_CHECKING:
+    from steps.store import Store
 
 FORMAT = 1
 """Version of the files under RUN; part of the RUN digest."""
 
 PLAN_KEY = "plan.json"
+
+
+def plan_key(plan: str) -> str:
+    """Key of the plan of a name, below RUN."""
+    return f"chunks/{plan}/plan.json"
 
 
 class _Model(BaseModel):
@@ -217,3 +229,25 @@ def pack_segments(segments: list[Segment]) -> bytes:
 def unpack_segments(data: bytes) -> list[Segment]:
     """The reverse of `pack_segments`."""
     return [Segment.model_validate_json(line) for line in gzip.decompress(data).splitlines()]
+
+
+def load_segments(store: Store, plan: Plan, chunk: Chunk) -> list[Segment]:
+    """What there is to decode in a chunk: its entry of the chunk table.
+
+    Raises:
+        StorageError: the table is gone, damaged, or cannot be read.
+    """
+    where = f"{store.url}{plan.table_key}"
+    try:
+        data = store.get_range(plan.table_key, chunk.table_offset, chunk.table_length)
+        segments = unpack_segments(data)
+        held = sum(len(segment.frames) for segment in segments)
+        if held != chunk.frames:
+            raise ValueError(f"it holds {held} frames instead of {chunk.frames}")
+        return segments
+    except NotFoundError as error:
+        raise StorageError(f"{where}: the plan's chunk table is gone; plan again with force") from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise StorageError(
+            f"{where}: chunk {chunk.index} is damaged ({str(error)[:200]}); plan again with force"
+        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,8 +33,8 @@ from steps.plan import (
     VideoFacts,
     digest,
     pack_segments,
+    plan_key,
     run_digest,
-    unpack_segments,
 )
 from steps.sampling import choose_frames, measured_fps
 from steps.source import SourceReader
@@ -99,29 +98,26 @@ def make_plan(
         chunks=chunks,
         seconds=round(time.monotonic() - began, 3),
     )
+    text = plan.model_dump_json(indent=1).encode()
     store.put(plan.table_key, table)
-    store.put(PLAN_KEY, plan.model_dump_json(indent=1).encode())
+    store.put(plan_key(plan.plan), text)
+    store.put(PLAN_KEY, text)
     return plan
 
 
-def load_plan(store: Store) -> Plan:
-    """The plan under RUN. Raises NotFoundError if there is none, StorageError if it cannot be read."""
-    data = store.get(PLAN_KEY).data
+def load_plan(store: Store, plan: str | None = None) -> Plan:
+    """The plan under RUN: the latest, or the one of which the name is given.
+
+    Raises:
+        NotFoundError: there is none.
+        StorageError: it cannot be read.
+    """
+    key = PLAN_KEY if plan is None else plan_key(plan)
+    data = store.get(key).data
     try:
         return Plan.model_validate_json(data)
     except ValueError as error:
-        raise StorageError(f"{store.url}{PLAN_KEY}: is no plan of this version; run with --force") from error
-
-
-def load_segments(store: Store, plan: Plan, chunk: Chunk) -> list[Segment]:
-    """What there is to decode in a chunk. Raises NotFoundError, StorageError."""
-    data = store.get_range(plan.table_key, chunk.table_offset, chunk.table_length)
-    try:
-        return unpack_segments(data)
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise StorageError(
-            f"{store.url}{plan.table_key}: is damaged at chunk {chunk.index}; run with --force"
-        ) from error
+        raise StorageError(f"{store.url}{key}: is no plan of this version; run with --force") from error
 
 
 @dataclass
@@ -228,7 +224,7 @@ class _Planner:
             end = "" if options.end_seconds is None else f" to {options.end_seconds:g} s"
             raise InvalidTaskError(
                 f"no frame lies in the range from {options.start_seconds:g} s{end}: {self._source.identity.url} lasts "
-                f"{self.facts.duration_seconds:g} s; change start_seconds or end_seconds"
+                f"{self.facts.duration_seconds:g} s; choose a range that holds a frame"
             )
         return frames
 

@@ -5,14 +5,14 @@ A queue is given by name or URL. `AWS_ENDPOINT_URL` and the other usual AWS vari
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,12 @@ class Queues:
             with self._reporting(queue):
                 self._urls[queue] = self._client().get_queue_url(QueueName=queue)["QueueUrl"]
         return self._urls[queue]
+
+    def check(self, queue: str) -> None:
+        """See whether a queue is there. Of one given by URL that is taken for granted where SQS refuses to tell."""
+        url = self.url(queue)
+        with contextlib.suppress(AccessDeniedError), self._reporting(queue):
+            self._client().get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
 
     def send(
         self,
@@ -188,7 +194,7 @@ class Queues:
             ),
         )
 
-    @contextmanager
+    @contextlib.contextmanager
     def _reporting(self, queue: str, *, about_receipt: bool = False) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
@@ -239,6 +245,12 @@ class VisibilityKeeper:
     The message is hidden for `seconds` from each renewal on, every third of that, and for `max_seconds` at most from
     the start: then it is given up, so that a task that hangs is not kept from others for ever. A process that dies
     stops renewing, and the message appears again.
+
+    Args:
+        seconds: how long it is hidden from each renewal on.
+        max_seconds: how long from the start, at most.
+        on_lost: called once, in another thread, when others may receive the message while this process still works
+            on it.
     """
 
     def __init__(
@@ -249,12 +261,14 @@ class VisibilityKeeper:
         *,
         seconds: float,
         max_seconds: float,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._queues = queues
         self._queue = queue
         self._receipt = message.receipt
         self._seconds = max(1.0, seconds)
         self._max_seconds = min(max_seconds, float(MAX_VISIBILITY_SECONDS))
+        self._on_lost = on_lost
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="visibility", daemon=True)
         self.lost = threading.Event()
@@ -276,21 +290,26 @@ class VisibilityKeeper:
             now = time.monotonic()
             left = start + self._max_seconds - now
             if left <= 0:
-                self.lost.set()
+                self._lose()
                 return
             try:
                 self._queues.set_visibility(self._queue, self._receipt, min(self._seconds, left))
                 renewed = now
             except ReceiptLostError:
-                self.lost.set()
+                self._lose()
                 return
             except OutsideError:
                 # SQS may answer again before the message appears; the next round tries.
                 if time.monotonic() > renewed + self._seconds:
-                    self.lost.set()
+                    self._lose()
             except ReelscanError:
-                self.lost.set()
+                self._lose()
                 return
+
+    def _lose(self) -> None:
+        if not self.lost.is_set():
+            self.lost.set()
+            self._on_lost()
 
 
 def _fit_body(body: str) -> str:

@@ -80,6 +80,13 @@ class Batch:
     """The caller's own."""
 
 
+def check_address(address: str) -> None:
+    """Raise UsageError unless it is HOST:PORT, or `unix:PATH`."""
+    found = re.fullmatch(r"unix:.+|[^/\s]+:(\d{1,5})", address)
+    if found is None or (found[1] is not None and not 1 <= int(found[1]) <= 65535):
+        raise UsageError(f"serving address {address[:200]!r} is not HOST:PORT of a gRPC port, such as 127.0.0.1:8500")
+
+
 class ServingClient:
     """One model at one TensorFlow Serving server. Every wait has a deadline. A context manager."""
 
@@ -106,8 +113,7 @@ class ServingClient:
         Raises:
             UsageError: the address is not HOST:PORT.
         """
-        if not re.fullmatch(r"unix:.+|[^/\s]+:\d{1,5}", address):
-            raise UsageError(f"serving address {address!r} is not HOST:PORT of a gRPC port, such as 127.0.0.1:8500")
+        check_address(address)
         self.address = address
         self.model_name = model_name
         self.model_version = model_version

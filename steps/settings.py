@@ -11,11 +11,20 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from steps.bounds import allowed, allowed_values
 from steps.errors import UsageError
 
 ENVIRONMENT_PREFIX = "REELSCAN_"
 
 GIB = 1 << 30
+
+MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+MODEL_NAME_ALLOWED = allowed("a letter or digit, then at most 127 letters, digits, dots, underscores or hyphens")
+
+
+def variable_of(name: str) -> str:
+    """The variable of a setting or an option."""
+    return ENVIRONMENT_PREFIX + name.upper()
 
 
 def _split_list(value: Any) -> Any:
@@ -42,7 +51,10 @@ class Settings(BaseModel):
     # Model
     serving: str = Field(default="127.0.0.1:8500", description="HOST:PORT of the TensorFlow Serving server")
     model_name: str = Field(
-        default="ssd", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="model name at the server"
+        default="ssd",
+        pattern=MODEL_NAME_PATTERN,
+        description="model name at the server",
+        json_schema_extra=MODEL_NAME_ALLOWED,
     )
     model_version: int = Field(default=1, ge=1, description="model version at the server")
     model_profile: str | None = Field(
@@ -86,12 +98,15 @@ class Settings(BaseModel):
         """Read the settings; `overrides` that are not None win (they come from flags).
 
         Raises:
-            UsageError: a variable has a value that is not allowed; it is named with what was allowed.
+            UsageError: a variable has a value that is not allowed, or is not known; it is named with what was allowed.
         """
+        from steps.variables import check_variables
+
         environment = os.environ if environment is None else environment
+        check_variables(environment)
         values: dict[str, Any] = {}
         for name in cls.model_fields:
-            text = environment.get(ENVIRONMENT_PREFIX + name.upper())
+            text = environment.get(variable_of(name))
             if text is not None and text != "":
                 values[name] = text
         values.update({name: value for name, value in overrides.items() if value is not None})
@@ -99,8 +114,8 @@ class Settings(BaseModel):
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            name = str(first["loc"][0]) if first["loc"] else "?"
+            name = str(first["loc"][0])
             raise UsageError(
-                f"{ENVIRONMENT_PREFIX}{name.upper()}={first.get('input')!r}: {first['msg']}; "
+                f"{variable_of(name)}={first.get('input')!r}: allowed is {allowed_values(cls.model_fields[name])}; "
                 f"set it to another value or unset it"
             ) from error

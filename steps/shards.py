@@ -10,7 +10,6 @@ A shard is a gzip member of JSON lines, one for each planned frame of the chunk 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steps.errors import ERROR_CODES, NotFoundError, StorageError
 from steps.gzip_lines import CorruptLinesError, GzipLinesWriter, read_gzip_lines
-from steps.plan import Chunk, Plan, Segment, unpack_segments
+from steps.plan import Chunk, Plan, load_segments
 from steps.results.text import encode_json
 from steps.store import Store
 
@@ -146,7 +145,7 @@ def planned_frames(store: Store, plan: Plan, chunk: Chunk) -> Iterator[PlannedFr
         StorageError: the table is gone, damaged, or cannot be read.
     """
     video = plan.video
-    for segment in _segments(store, plan, chunk):
+    for segment in load_segments(store, plan, chunk):
         for position, (frame, pts) in enumerate(zip(segment.frames, segment.pts, strict=True)):
             if segment.ticks is not None:
                 time_seconds = segment.ticks[position] * video.time_base_fraction
@@ -209,23 +208,6 @@ def read_chunk_error(store: Store, plan: Plan, chunk: Chunk) -> ChunkError | Non
     except (NotFoundError, ValueError, KeyError, TypeError):
         return None
     return ChunkError(code, message) if code in ERROR_CODES and isinstance(message, str) else None
-
-
-def _segments(store: Store, plan: Plan, chunk: Chunk) -> list[Segment]:
-    where = f"{store.url}{plan.table_key}"
-    try:
-        data = store.get_range(plan.table_key, chunk.table_offset, chunk.table_length)
-        segments = unpack_segments(data)
-        held = sum(len(segment.frames) for segment in segments)
-        if held != chunk.frames:
-            raise ValueError(f"it holds {held} frames instead of {chunk.frames}")
-        return segments
-    except NotFoundError as error:
-        raise StorageError(f"{where}: the plan's chunk table is gone; plan again with force") from error
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise StorageError(
-            f"{where}: chunk {chunk.index} is damaged ({str(error)[:200]}); plan again with force"
-        ) from error
 
 
 def _checked_line(text: str, planned: PlannedFrame) -> ShardLine:

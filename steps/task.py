@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import urllib.parse
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from steps.bounds import allowed
 from steps.errors import AccessDeniedError, InvalidTaskError
 from steps.options import Options, describe
 from steps.settings import Settings
@@ -23,8 +24,10 @@ class Task(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    bucket: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-_:/]{1,254}$")]
-    object: Annotated[str, StringConstraints(min_length=1)]
+    bucket: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-_:/]{1,254}$", json_schema_extra=allowed("the name of a bucket")
+    )
+    object: str = Field(min_length=1, json_schema_extra=allowed(f"a key of 1 to {MAX_KEY_BYTES} bytes"))
     id: str | None = None
     options: Options = Options()
     given_options: dict[str, Any] = {}

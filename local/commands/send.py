@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
@@ -28,6 +29,12 @@ from local.commands.flags import option_flags, port_flag
     metavar="SECONDS",
     help="How long --wait waits.",
 )
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="With --wait: copy the results to this folder; of several videos, each to a folder in it.",
+)
 @port_flag
 def send(
     *,
@@ -36,23 +43,28 @@ def send(
     bucket: str | None,
     wait: bool,
     timeout: float,
+    out: Path | None,
     port: int,
     **options: str | None,
 ) -> None:
     """Put a task on the queue for each VIDEO: s3://BUCKET/KEY, or a file, which is uploaded first.
 
     Without REELSCAN_TASK_QUEUE the tasks go to the service that `reelscan up` runs on this machine. With --wait the
-    exit status tells the outcome: 3 or 4 if a task failed, 5 if frames are missing.
+    exit status tells the outcome: 1, 3 or 4 if a task failed, 5 if frames are missing.
     """
     from rich.console import Console
 
     from local.aws import TASK_DATA_BUCKET, use_embedded_aws
+    from local.download import download_all
     from local.outcomes import raise_for_outcomes
     from local.sender import check_embedded, make_tasks, message_options, send_tasks
     from local.view import printable
     from local.waiting import wait_and_print
+    from steps.errors import UsageError
     from steps.settings import Settings
 
+    if out is not None and not wait:
+        raise UsageError("--out copies the results when they are there, and so needs --wait")
     fields = message_options(options)
     if not os.environ.get("REELSCAN_TASK_QUEUE"):
         check_embedded(port)
@@ -66,4 +78,8 @@ def send(
         for task, task_id in zip(tasks, task_ids, strict=True):
             console.print(printable(f"{task_id} {task.url}"), soft_wrap=True)
         return
-    raise_for_outcomes(wait_and_print(task_ids, settings, timeout))
+    outcomes = wait_and_print(task_ids, settings, timeout)
+    if out is not None:
+        for folder in download_all(tasks, outcomes, out, settings):
+            Console().print(printable(f"copied    {folder}"), soft_wrap=True)
+    raise_for_outcomes(outcomes)

@@ -12,9 +12,6 @@ import grpc
 
 from local.serving.status import ServingError
 
-DEFAULT_QUEUE_SIZE = 32
-"""Requests that may wait. Each holds its frames: 10 MB for 8 of 640x640."""
-
 
 class Caller:
     """One request, which may end while it waits.

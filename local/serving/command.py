@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from local.serving.admission import DEFAULT_QUEUE_SIZE
-from local.serving.backends import default_model, find_loader
+from local.serving import DEFAULT_QUEUE_SIZE
+from local.serving.backends import default_model, find_loader, find_profile
 from steps.errors import EXIT_OK
+from steps.profile import FILE_NAME
 
 if TYPE_CHECKING:
     from local.serving.server import ModelServer
@@ -36,6 +37,9 @@ def _cores() -> int:
 
 @click.command()
 @click.option("--model", help="A .tflite file, a SavedModel folder, hog, null or coded. Default: the sample model.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 is all of this machine's."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="gRPC; 0: a free one.")
 @click.option(
     "--rest-port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="REST; 0: a free one."
@@ -55,6 +59,7 @@ def _cores() -> int:
 def serve(
     *,
     model: str | None,
+    host: str,
     port: int,
     rest_port: int,
     model_name: str,
@@ -62,7 +67,7 @@ def serve(
     threads: int,
     queue_size: int,
 ) -> None:
-    """Serve a model as TensorFlow Serving does, on this machine alone.
+    """Serve a model as TensorFlow Serving does; by default to this machine alone.
 
     SIGTERM stops it cleanly with status 0, Ctrl-C with 130.
     """
@@ -71,6 +76,8 @@ def serve(
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        # Before gRPC is imported. What it would log, such as of a port that is taken, is told in one line here.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         loader = find_loader(str(default_model()) if model is None else model, threads)
         # Only now: the server imports TensorFlow's message types, which TensorFlow itself has to bring first.
         from local.serving.server import ModelServer
@@ -80,11 +87,20 @@ def serve(
             loader,
             model_name,
             model_version,
+            host=host,
             port=port,
             rest_port=rest_port,
             queue_size=queue_size,
             workers=threads + 1,  # one more than can compute, so that its request is decoded meanwhile
         )
+        while not server.wait_until_available(_POLL_SECONDS):
+            pass
+        if find_profile(model) is None:
+            click.echo(
+                f"reelscan: there is no model profile ({FILE_NAME}) beside {model}, so clients assume the labels and "
+                "class numbers of the TensorFlow Object Detection API unless --model-profile names another",
+                err=True,
+            )
         _serve_until_signal(server, f"serving {model_name} version {model_version}")
     except _TerminatedError:
         pass
@@ -117,8 +133,6 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _serve_until_signal(server: ModelServer, what: str) -> NoReturn:
-    while not server.wait_until_available(_POLL_SECONDS):
-        pass
     click.echo(f"{what} ({server.description}) on grpc {server.address}, rest {server.rest_address}")
     while True:  # not signal.pause(): a signal just before it would be slept over
         time.sleep(_POLL_SECONDS)

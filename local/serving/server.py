@@ -14,7 +14,8 @@ from typing import Any, Self, TypeVar
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from local.serving.admission import DEFAULT_QUEUE_SIZE, Admission, Caller
+from local.serving import DEFAULT_QUEUE_SIZE
+from local.serving.admission import Admission, Caller
 from local.serving.backends import Backend, Loader
 from local.serving.model import ServedModel
 from local.serving.rest import RestServer
@@ -165,10 +166,14 @@ def _as_loader(backend: Backend | Loader) -> Loader:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port))
-    except (OSError, OverflowError) as problem:
+    except OSError as problem:
+        # The text of the error itself says the address again.
+        reason = os.strerror(problem.errno) if problem.errno else str(problem)
         raise UsageError(
-            f"cannot listen at {host}:{port} ({problem}): choose another port, or 0 for a free one"
+            f"cannot listen at {host}:{port} ({reason}): choose another port, or 0 for a free one"
         ) from None
+    except OverflowError as problem:
+        raise UsageError(f"cannot listen at {host}:{port} ({problem}): choose another port") from None
 
 
 def _add_port(server: grpc.Server, host: str, port: int) -> int:

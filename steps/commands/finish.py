@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from steps.commands.flags import given_task, task_flags
+from steps.commands.flags import given_task, open_reporter, report_flags, task_flags
 
 
 @click.command()
@@ -21,26 +21,21 @@ from steps.commands.flags import given_task, task_flags
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help='Errors as JSON, [{"code", "message", "step"}, ...], instead of --code, --message and --step.',
 )
-@click.option("--attempt", type=click.IntRange(1), default=1, show_default=True, help="Attempt of the task.")
-@click.option("--workflow", metavar="NAME", help="Name of the workflow, for the completed message.")
+@report_flags
 def finish(
     *, run_url: str | None, code: str, message: str, step: str, errors_file: Path | None, attempt: int,
-    workflow: str | None, **task_arguments: str | None,
+    workflow_started: str | None, workflow: str | None, **task_arguments: str | None,
 ) -> None:  # fmt: skip
     """Report every task of a message as failed, unless it has been reported already. Harmless to repeat."""
     from steps.completed import StepError
     from steps.errors import ERROR_CODES, UsageError
     from steps.finish import TaskError
     from steps.finish import finish as report
-    from steps.ledger import Ledger, Outbox
-    from steps.queues import Queues
     from steps.settings import Settings
     from steps.store import open_store
 
-    given = given_task(**task_arguments)  # type: ignore[arg-type]
+    given = given_task(**task_arguments, to_report=True)  # type: ignore[arg-type]
     settings = Settings.from_environment()
-    if settings.results is None:
-        raise UsageError("no place for the ledger is set; set REELSCAN_RESULTS to s3://BUCKET/PREFIX")
     by_flags = [{"code": code, "message": message, "step": step}]
     try:
         errors = json.loads(errors_file.read_text()) if errors_file else by_flags
@@ -52,10 +47,8 @@ def finish(
     for step_error in told:
         if step_error.code not in ERROR_CODES:
             raise UsageError(f"code {step_error.code!r} is not known; allowed are {', '.join(ERROR_CODES)}")
-    outbox = Outbox(Ledger(open_store(settings.results, settings).below("ledger")), Queues(settings), settings)
+    reporter = open_reporter(settings, given, attempt=attempt, workflow_started=workflow_started, workflow=workflow)
     run = open_store(run_url, settings) if run_url else None
-    for finished in report(
-        given.body, given.message_id, [TaskError(error) for error in told], settings, outbox,
-        received_at=given.received_at, attempt=attempt, workflow=workflow, run=run, wait=True,
-    ):  # fmt: skip
+    errors_of_steps = [TaskError(error) for error in told]
+    for finished in report(given.body, given.message_id, errors_of_steps, settings, reporter, run=run, wait=True):
         click.echo(finished.outcome.completed.to_bytes().decode())

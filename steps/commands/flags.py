@@ -5,37 +5,42 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from steps.options import Options
+from steps.options import Options, flag_of
 
 if TYPE_CHECKING:
+    from steps.reporting import Reporter
     from steps.settings import Settings
     from steps.task import Received, Task
 
-# The flags of the options, where they are not the option's name.
-_SPELLED = {"start_seconds": "--start", "end_seconds": "--end"}
+_METAVARS = {
+    "labels": "A,B",
+    "outputs": "A,B",
+    "model": "NAME",
+    "chunk_seconds": "NUMBER|auto",
+    "force": "true|false",
+}
 
 
-def flag_of(name: str) -> str:
-    """The flag of an option."""
-    return _SPELLED.get(name, "--" + name.replace("_", "-"))
+def option_flags(*left_out: str, text_force: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A flag for every option of a task but those left out. Each hands on text, or None where it is not given.
 
-
-def option_flags(*left_out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A flag for every option of a task but those left out. Each hands on text, or None where it is not given."""
+    With `text_force`, --force takes `true` or `false` after it: a workflow gives every flag a value, if an empty one.
+    """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, field in reversed(Options.model_fields.items()):
             if name in left_out:
                 continue
             flag = flag_of(name)
-            if name == "force":
+            if name == "force" and not text_force:
                 decorator = click.option(flag, name, is_flag=True, flag_value="true", help=_sentence(field.description))
             else:
                 decorator = click.option(flag, name, metavar=_metavar(name), help=_sentence(field.description))
@@ -63,11 +68,18 @@ def task_flags(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--received-at", metavar="TIME", help="ISO 8601: when the message was received. Default: now."
             ),
-            option_flags(),
+            option_flags(text_force=True),
         )
     ):
         command = decorator(command)
     return command
+
+
+class Numbered(NamedTuple):
+    """A task of a message, and its number there."""
+
+    number: int
+    received: Received
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,24 @@ class GivenTask:
             raise UsageError(f"the message holds {len(tasks)} tasks; name one of them with --record, from 0")
         return tasks[self.record]
 
+    def all_received(self, settings: Settings) -> list[Numbered]:
+        """The tasks of the message, or the one of them that --record names, each with its number.
+
+        Raises:
+            UsageError: the message holds no task of that number.
+        """
+        from steps.errors import UsageError
+        from steps.task import parse_message
+
+        tasks = [
+            Numbered(number, task) for number, task in enumerate(parse_message(self.body, self.message_id, settings))
+        ]
+        if self.record is None:
+            return tasks
+        if self.record >= len(tasks):
+            raise UsageError(f"--record {self.record}: the message holds {len(tasks)} tasks, counted from 0")
+        return [tasks[self.record]]
+
     def task(self, settings: Settings) -> Task:
         """The one task that the step is about.
 
@@ -112,9 +142,13 @@ class GivenTask:
 
 def given_task(
     *, body: str | None, message_id: str | None, record: int | None, bucket: str | None, object_: str | None,
-    sender_id: str | None, received_at: str | None, **options: str | None,
+    sender_id: str | None, received_at: str | None, to_report: bool = False, **options: str | None,
 ) -> GivenTask:  # fmt: skip
     """The task of `task_flags`.
+
+    Args:
+        to_report: what is wrong with the task is not raised, but stays in the message, where who reads it finds and
+            reports it.
 
     Raises:
         UsageError: flags are missing, contradict one another, or cannot be read.
@@ -122,10 +156,10 @@ def given_task(
     from steps.errors import UsageError
     from steps.options import parse_texts
 
-    when = _time_of(received_at)
+    when = _time_of("--received-at", received_at)
     if body:
         given = [name for name, value in (("--bucket", bucket), ("--object", object_), ("--id", sender_id)) if value]
-        given += ["--" + name for name, value in options.items() if value]
+        given += [flag_of(name) for name, value in options.items() if value]
         if given:
             raise UsageError(f"{given[0]} and --body exclude each other; the message says it all")
         try:
@@ -133,24 +167,93 @@ def given_task(
         except (binascii.Error, ValueError) as error:
             raise UsageError(f"--body is not base64 ({error}); encode the message with base64 -w0") from error
         return GivenTask(decoded, message_id or "by-hand", record, when)
-    if not bucket or not object_:
-        raise UsageError("name the task with --body, or the video with --bucket and --object")
-    Options.from_text(options)
-    fields: dict[str, Any] = {"bucket": bucket, "object": object_, **parse_texts(options, lambda name: f"--{name}")}
-    if sender_id:
-        fields["id"] = sender_id
+    texts = {name: text for name, text in options.items() if text}
+    named = {"bucket": bucket, "object": object_, "id": sender_id}
+    fields: dict[str, Any] = {name: text for name, text in named.items() if text}
+    try:
+        if not bucket or not object_:
+            raise UsageError("name the task with --body, or the video with --bucket and --object")
+        Options.from_text(texts)
+        fields.update(parse_texts(texts, flag_of))
+    except UsageError:
+        if not to_report:
+            raise
+        fields.update(_readable_values(texts))
     return GivenTask(json.dumps(fields).encode(), message_id or "by-hand", record, when)
 
 
-def _time_of(text: str | None) -> datetime:
+def _readable_values(texts: dict[str, str]) -> dict[str, Any]:
+    """Each option as a message would hold it; what cannot be read stays text, which a message must not hold there."""
+    from steps.errors import UsageError
+    from steps.options import parse_texts
+
+    values: dict[str, Any] = {}
+    for name, text in texts.items():
+        try:
+            values.update(parse_texts({name: text}, str))
+        except UsageError:
+            values[name] = text
+    return values
+
+
+lease_owner_option = click.option(
+    "--lease-owner",
+    metavar="NAME",
+    help="Hold the lease on the run under this name, which all pods of a workflow share. Default: without a lease.",
+)
+
+
+def report_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags that say where a report comes from."""
+    for decorator in reversed(
+        (
+            click.option(
+                "--attempt", type=click.IntRange(1), default=1, show_default=True, help="Attempt of the task."
+            ),
+            click.option(
+                "--workflow-started",
+                metavar="TIME",
+                help="When the workflow was started, or last retried, instead of --attempt: ISO 8601 or Unix seconds. "
+                "Each report before that was another attempt's.",
+            ),
+            click.option("--workflow", metavar="NAME", help="Name of the workflow, for the completed message."),
+        )
+    ):
+        command = decorator(command)
+    return command
+
+
+def open_reporter(
+    settings: Settings, given: GivenTask, *, attempt: int, workflow_started: str | None, workflow: str | None
+) -> Reporter:
+    """The reporter of `report_flags`.
+
+    Raises:
+        UsageError: the deployment names no place for results, or no queue; or a time cannot be read.
+    """
+    from steps.errors import UsageError
+    from steps.queues import Queues
+    from steps.reporting import Origin, Reporter
+    from steps.store import open_store
+
+    if settings.results is None:
+        raise UsageError("no place for the ledger is set; set REELSCAN_RESULTS to s3://BUCKET/PREFIX")
+    started_at = _time_of("--workflow-started", workflow_started) if workflow_started else None
+    origin = Origin(given.received_at, workflow or None, attempt, started_at)
+    return Reporter(open_store(settings.results, settings), Queues(settings), settings, origin)
+
+
+def _time_of(flag: str, text: str | None) -> datetime:
     from steps.errors import UsageError
 
     if not text:
         return datetime.now(UTC)
     try:
+        if re.fullmatch(r"[0-9]{1,11}(\.[0-9]{1,9})?", text):
+            return datetime.fromtimestamp(float(text), UTC)
         when = datetime.fromisoformat(text)
     except ValueError as error:
-        raise UsageError(f"--received-at {text!r} is not a time such as 2026-01-31T12:00:00Z") from error
+        raise UsageError(f"{flag} {text!r} is not a time such as 2026-01-31T12:00:00Z") from error
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
@@ -160,4 +263,4 @@ def _sentence(description: str | None) -> str:
 
 
 def _metavar(name: str) -> str:
-    return {"labels": "A,B", "outputs": "A,B", "model": "NAME", "chunk_seconds": "NUMBER|auto"}.get(name, "NUMBER")
+    return _METAVARS.get(name, "NUMBER")

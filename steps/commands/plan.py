@@ -1,14 +1,23 @@
-"""`reelscan plan`: index a video and cut it into chunks."""
+"""`reelscan plan`: index videos and cut them into chunks."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from steps.commands.flags import given_task, task_flags
+from steps.commands.artifacts import artifacts_option, copy_artifacts
+from steps.commands.flags import given_task, open_reporter, report_flags, task_flags
 from steps.commands.progress import ProgressFile, progress_file_option
+
+if TYPE_CHECKING:
+    from steps.plan import Chunk
+    from steps.reporting import Reporter
+    from steps.settings import Settings
+    from steps.task import Received
 
 
 @click.command()
@@ -16,54 +25,138 @@ from steps.commands.progress import ProgressFile, progress_file_option
 @click.option(
     "--results", metavar="URL", help="s3://BUCKET/PREFIX or folder of the results. Default: REELSCAN_RESULTS."
 )
-@click.option("--run-file", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the URL of the RUN.")
+@click.option(
+    "--runs-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write the runs that are left to compute, as JSON, without their chunks.",
+)
 @click.option(
     "--chunks-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where to write the chunks to analyse, as JSON.",
+    help="Where to write, by `rRECORD`, their chunks: those to `detect`, and a single one to `detect_and_aggregate`.",
 )
+@click.option(
+    "--report/--no-report",
+    default=False,
+    show_default=True,
+    help="Answer at once what needs no analysis: a task that cannot be done, and one whose results exist.",
+)
+@report_flags
+@artifacts_option
 @progress_file_option
 def plan(
-    *, results: str | None, run_file: Path | None, chunks_file: Path | None, progress_file: Path | None,
+    *, results: str | None, runs_file: Path | None, chunks_file: Path | None, report: bool, attempt: int,
+    workflow_started: str | None, workflow: str | None, artifacts_folder: Path | None, progress_file: Path | None,
     **task_arguments: str | None,
 ) -> None:  # fmt: skip
-    """Plan a task: which frames are analysed, in which chunks. Prints, and writes, what is left to do.
+    """Plan the tasks of a message: which frames are analysed, in which chunks. Prints, and writes, what is left to do.
 
     A RUN that has results already has no chunks left; one that was interrupted has those that lack.
     """
-    from steps.errors import UsageError
-    from steps.job import find_or_make_plan, find_summary, lacking_chunks, model_identity
-    from steps.plan import run_digest
+    from steps.completed import StepError
+    from steps.errors import BadInputError, OutsideError, UsageError
     from steps.settings import Settings
-    from steps.source import open_source
-    from steps.store import open_store
 
-    given = given_task(**task_arguments)  # type: ignore[arg-type]
+    given = given_task(**task_arguments, to_report=report)  # type: ignore[arg-type]
     settings = Settings.from_environment(results=results)
     if settings.results is None:
         raise UsageError("no place for results is set; give --results or set REELSCAN_RESULTS to s3://BUCKET/PREFIX")
-    task = given.task(settings)
-    source = open_source(task.bucket, task.object, settings)
-    model = model_identity(task.options, settings)
-    run = run_digest(source.identity, task.options.digested(), model)
-    store = open_store(settings.results, settings).below(run)
-    chunks = []
-    if find_summary(store, task.options) is None:
-        made = find_or_make_plan(
-            source, task.options, model, settings, store,
-            force_nonce=given.message_id, progress=ProgressFile(progress_file).write,
-        )  # fmt: skip
-        chunks = [
-            {
-                "index": chunk.index,
-                "frames": chunk.frames,
-                "start_seconds": chunk.start_seconds,
-                "end_seconds": chunk.end_seconds,
-            }
-            for chunk in lacking_chunks(made, store)
-        ]
-    if run_file:
-        run_file.write_text(store.url)
+    reporter = (
+        open_reporter(settings, given, attempt=attempt, workflow_started=workflow_started, workflow=workflow)
+        if report
+        else None
+    )
+    planning = _Planning(settings, given.message_id, reporter, artifacts_folder, ProgressFile(progress_file))
+    runs: list[dict[str, Any]] = []
+    refused: list[BadInputError] = []
+    failed: list[OutsideError] = []
+    for number, received in given.all_received(settings):
+        if reporter is not None and reporter.resume(received) is not None:
+            continue
+        try:
+            runs += planning.plan(received, number)
+        except BadInputError as error:
+            refused.append(error)
+            if reporter is not None:
+                reporter.report_error(received, StepError.of(error, "plan"))
+        except OutsideError as error:
+            failed.append(error)
+            if reporter is not None:
+                reporter.leave_reason(received.task_id, StepError.of(error, "plan"))
+    if failed:
+        raise failed[0]
+    if refused and not runs:
+        raise refused[0]
+    if runs_file:
+        # Short, since Argo names the nodes of each run after this.
+        brief = [{name: run[name] for name in ("record", "run", "plan", "count")} for run in runs]
+        runs_file.write_text(json.dumps(brief))
     if chunks_file:
-        chunks_file.write_text(json.dumps(chunks))
-    click.echo(json.dumps({"run": run, "results": store.url, "chunks": chunks}))
+        chunks_file.write_text(json.dumps({f"r{run['record']}": _tasks_of(run["chunks"]) for run in runs}))
+    click.echo(json.dumps(runs))
+
+
+@dataclass(frozen=True)
+class _Planning:
+    settings: Settings
+    message_id: str
+    reporter: Reporter | None
+    artifacts_folder: Path | None
+    progress: ProgressFile
+
+    def plan(self, received: Received, number: int) -> list[dict[str, Any]]:
+        """What there is to compute for a task: one run, or none if it could be answered."""
+        from steps.aggregate import ensure_outputs
+        from steps.errors import InvalidTaskError
+        from steps.job import find_or_make_plan, find_summary, lacking_chunks, model_identity
+        from steps.plan import run_digest
+        from steps.planner import load_plan
+        from steps.source import open_source
+        from steps.store import open_store
+
+        if received.task is None:
+            raise received.error or InvalidTaskError("the message holds no task")
+        task = received.task
+        source = open_source(task.bucket, task.object, self.settings)
+        model = model_identity(task.options, self.settings)
+        run = run_digest(source.identity, task.options.digested(), model)
+        store = open_store(self.settings.results or "", self.settings).below(run)
+        summary = find_summary(store, task.options)
+        if summary is not None and self.reporter is not None:
+            summary = ensure_outputs(store, load_plan(store), summary, task.options.outputs)
+            self.reporter.report_summary(received, summary, store)
+            copy_artifacts(store, summary, self.artifacts_folder)
+            return []
+        made = find_or_make_plan(
+            source, task.options, model, self.settings, store,
+            force_nonce=self.message_id, progress=self.progress.write,
+        )  # fmt: skip
+        chunks = lacking_chunks(made, store) if summary is None else []
+        # Nothing here is text from outside: a workflow evaluates what its steps hand on.
+        return [
+            {
+                "record": number,
+                "run": run,
+                "results": store.url,
+                "plan": made.plan,
+                "count": len(chunks),
+                "chunks": [{"index": chunk.index, "name": chunk_name(chunk, len(made.chunks))} for chunk in chunks],
+            }
+        ]
+
+
+def _tasks_of(chunks: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Which pods a run needs: one for each chunk, but a single chunk is analysed by the one that merges."""
+    alone = len(chunks) == 1
+    return {"detect": [] if alone else chunks, "detect_and_aggregate": chunks if alone else []}
+
+
+def chunk_name(chunk: Chunk, chunks: int) -> str:
+    """For people, in letters that Argo allows for names: `2-of-6.0m20s-to-0m40s`."""
+    return f"{chunk.index + 1}-of-{chunks}.{_clock(chunk.start_seconds)}-to-{_clock(chunk.end_seconds)}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}h{minute:02}m{second:02}s" if hours else f"{minute}m{second:02}s"

@@ -26,6 +26,7 @@ from local.aws import (
 )
 from steps.errors import UsageError
 from steps.settings import Settings
+from tests.conftest import Aws
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -56,6 +57,12 @@ def test_it_is_gone_when_the_block_ends() -> None:
         client.list_buckets()
     with pytest.raises(EndpointConnectionError):
         client.list_buckets()
+
+
+@pytest.mark.parametrize("key", ["two\nlines\r\n.mp4", "\n", "a/b\n/c", "\x1b[31m\x00"])
+def test_a_key_may_hold_any_character(key: str, aws: Aws) -> None:
+    aws.s3.put_object(Bucket=aws.bucket, Key=key, Body=b"x")
+    assert aws.s3.get_object(Bucket=aws.bucket, Key=key)["Body"].read() == b"x"
 
 
 def test_a_port_that_is_taken_is_told_with_what_to_do(aws_port: int) -> None:

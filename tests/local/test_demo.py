@@ -30,6 +30,9 @@ def test_persons_are_found_when_they_are_there_and_the_results_are_copied(tmp_pa
         DEMO, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "SIGTERM" not in done.stderr  # the demo itself stops the service
+    assert all(line.strip() for line in done.stderr.splitlines())
+    assert not re.search(r"\d$", done.stdout, re.MULTILINE), "a number stands apart from its unit"
     assert re.search(r"^status +succeeded$", done.stdout, re.MULTILINE)
     assert re.search(r"^seconds +\d+\.\d ", done.stdout, re.MULTILINE)
     shown = re.search(

@@ -89,6 +89,18 @@ def test_python_3_11_is_preferred_and_python3_the_fallback(checkout: Path, tools
     assert make(checkout, "install", path=str(tools)).stdout.splitlines()[0] == "making .venv with python3.11"
 
 
+@pytest.mark.parametrize("stamp", ["local", "dev"])
+def test_what_takes_long_is_announced_before_it_begins_and_only_then(stamp: str, checkout: Path, tools: Path) -> None:
+    fake_python(tools, "python3.11", "3.11.9")
+    target = f".venv/.installed-{stamp}"
+    lines = make(checkout, target, path=str(tools)).stdout.splitlines()
+    assert lines[0] == "making .venv with python3.11"
+    assert lines[1].startswith("Installing Python packages into .venv")
+    assert "a minute or two" in lines[1]
+    assert len(lines) == 2
+    assert "Installing" not in make(checkout, target, path=str(tools)).stdout
+
+
 def test_an_old_python_is_refused_by_name_and_version(checkout: Path, tmp_path: Path) -> None:
     old = fake_python(tmp_path / "old tools", "python", "3.9.2")
     done = make(checkout, "install", f"PYTHON={old}")

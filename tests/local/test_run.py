@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from local.runner import Video, parse_video
+from local.serving.server import ModelServer
 from steps.errors import NotFoundError, UsageError
 from steps.planner import load_plan
 from steps.store import FolderStore
@@ -169,8 +170,13 @@ def test_a_video_that_cannot_be_analysed_is_status_3_and_leaves_nothing(
         (("https://example.com/a.mp4",), 2, "only a file or s3://BUCKET/KEY"),
         (("s3://bucket",), 2, "expected s3://BUCKET/KEY"),
         ((__file__, "--fps", "fast"), 2, "--fps: 'fast' is not a number"),
-        ((__file__, "--outputs", "film"), 2, "outputs: 'film' is not known"),
-        ((__file__, "--end", "1", "--start", "2"), 2, "end_seconds 1 is not after start_seconds 2"),
+        ((__file__, "--outputs", "film"), 2, "--outputs: 'film' is not known"),
+        ((__file__, "--fps", "-1.0"), 2, "--fps: '-1.0' is not allowed; allowed is a number from 0 to 1000"),
+        ((__file__, "--end", "1", "--start", "2"), 2, "--end 1 is not after --start 2"),
+        ((__file__, "--serving", "nonsense"), 2, "serving address 'nonsense' is not HOST:PORT"),
+        ((__file__, "--serving", "host:many"), 2, "serving address 'host:many' is not HOST:PORT"),
+        ((__file__, "--serving", "host:65536"), 2, "serving address 'host:65536' is not HOST:PORT"),
+        ((__file__, "--serving", "no..host:8500"), 2, "'no..host:8500': there is no such host"),
         ((__file__, "--model-profile", "nowhere.json"), 2, "model profile 'nowhere.json' is no file"),
         ((__file__, "--serving", "h:1", "--model-path", "hog"), 2, "leave one out"),
         ((__file__, "--jobs", "-1"), 2, "--jobs"),
@@ -188,6 +194,26 @@ def test_a_model_that_cannot_be_served_is_told(clips: ClipLibrary, tmp_path: Pat
     done = reelscan("run", str(clips[CLIP].path), "--model-path", "nowhere.tflite", cwd=tmp_path)
     assert done.returncode == 2
     assert "nowhere.tflite" in done.stderr.splitlines()[-1]
+
+
+def test_a_wrong_address_of_a_server_is_told_before_the_video_is_read(tmp_path: Path) -> None:
+    done = reelscan("run", __file__, "--serving", "nonsense", cwd=tmp_path)
+    assert done.stderr.splitlines() == [
+        "reelscan: serving address 'nonsense' is not HOST:PORT of a gRPC port, such as 127.0.0.1:8500"
+    ]
+
+
+def test_a_server_without_a_model_profile_is_told_with_what_is_assumed(
+    clips: ClipLibrary, tmp_path: Path, coded_server: ModelServer
+) -> None:
+    arguments = ("run", str(clips["h264_one_frame.mp4"].path), "--outputs", "frames")
+    arguments += ("--serving", coded_server.address, "--model", "coded")
+    without = reelscan(*arguments, "--out", "without", cwd=tmp_path)
+    assert "no model profile is set" in without.stderr.splitlines()[0]
+    assert "--model-profile or REELSCAN_MODEL_PROFILE" in without.stderr.splitlines()[0]
+    with_profile = reelscan(*arguments, "--out", "with", "--model-profile", str(CODED_PROFILE), cwd=tmp_path)
+    assert with_profile.returncode == 0, with_profile.stderr
+    assert "profile" not in with_profile.stderr
 
 
 def test_a_server_that_is_not_there_is_told_once_its_time_is_up(

@@ -22,6 +22,7 @@ from steps.errors import (
     OutsideError,
     PartialResultError,
     QueueError,
+    ReelscanError,
     TimeLimitError,
     UsageError,
 )
@@ -180,7 +181,8 @@ def test_without_a_service_the_error_says_how_to_start_one() -> None:
     ("outcomes", "error"),
     [
         ([failed("not_a_video")], NotAVideoError),
-        ([failed("internal")], OutsideError),
+        ([failed("internal")], ReelscanError),
+        ([failed("not_found"), failed("internal"), failed("timeout")], ReelscanError),
         ([failed("timeout")], OutsideError),
         ([PARTIAL], PartialResultError),
         ([completed(), PARTIAL], PartialResultError),
@@ -199,7 +201,10 @@ def test_tasks_that_succeeded_raise_nothing() -> None:
 
 
 @pytest.mark.parametrize("code", ERROR_CODES)
-def test_every_code_is_bad_input_or_something_outside(code: str) -> None:
+def test_every_code_is_a_defect_or_bad_input_or_something_outside(code: str) -> None:
     error = error_for(code, "message")
-    assert isinstance(error, BadInputError | OutsideError)
-    assert error.exit_status in (3, 4)
+    if code == "internal":
+        assert error.exit_status == 1
+    else:
+        assert isinstance(error, BadInputError | OutsideError)
+        assert error.exit_status in (3, 4)

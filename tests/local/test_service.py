@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from local.outcomes import raise_for_outcomes
 from local.service import Service
 from local.serving.server import ModelServer
 from local.view import JobView
 from steps import job as job_module
-from steps.errors import UsageError
+from steps.errors import ReelscanError, UsageError
 from steps.job import GivenServer
 from steps.ledger import Outbox
+from steps.planner import load_plan
+from steps.queues import ReceiptLostError
 from steps.settings import Settings
+from steps.store import open_store
 from tests.faults import FaultProxy
 from tests.gate import gated_server
+from tests.local.command import wait_until
 from tests.local.conftest import VISIBILITY_SECONDS, Deployment, Desk
 from tests.media.bad_inputs import BadInputLibrary
 from tests.media.library import ClipLibrary
@@ -87,6 +93,46 @@ def test_every_record_of_a_notification_is_a_task(deployment: Deployment, desk: 
     (letter,) = deployment.dead_letters()
     assert json.loads(letter["Body"]) == {"bucket": deployment.aws.bucket, "object": "not-there.mp4"}
     assert deployment.waiting() == (0, 0)
+
+
+@pytest.mark.parametrize("key", ["two\nlines\r\n.mp4", "\x1b[31mred\x07\x00\x7f.mp4", "tab\tü 🚦 {{x}} %0A+&?#.mp4"])
+@pytest.mark.parametrize("by_notification", [False, True])
+def test_a_key_of_any_characters_goes_from_the_message_to_the_results_and_the_completed_message(
+    key: str, by_notification: bool, deployment: Deployment, desk: Desk, clips: ClipLibrary
+) -> None:
+    deployment.upload(clips["h264_one_frame.mp4"].path, key)
+    if by_notification:
+        s3 = {"bucket": {"name": deployment.aws.bucket}, "object": {"key": urllib.parse.quote_plus(key)}}
+        message_id = deployment.send(json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": s3}]}))
+    else:
+        message_id = deployment.send_task(key)
+    desk.serve()
+    (completed,) = deployment.completed()
+    assert (completed.task_id, completed.status, completed.error) == (message_id, "succeeded", None)
+    assert completed.task is not None
+    assert completed.task.object == key
+    assert completed.frames is not None
+    assert completed.frames.analysed == 1
+    store = open_store(completed.results or "", deployment.settings)
+    assert load_plan(store).source.key == key
+    assert json.loads(store.get("summary.json").data)["source"]["key"] == key
+    assert store.exists("frames.jsonl.gz")
+    assert "\x1b" not in desk.said
+    assert deployment.waiting() == (0, 0)
+
+
+@pytest.mark.parametrize("key", ["no\nvideo.mp4", "\x1b[31mno\x07video.mp4"])
+def test_a_key_of_any_characters_comes_back_in_the_dead_letter(key: str, deployment: Deployment, desk: Desk) -> None:
+    deployment.send_task(key)
+    desk.serve()
+    (completed,) = deployment.completed()
+    assert completed.task is not None
+    assert completed.task.object == key
+    assert completed.error is not None
+    assert completed.error.code == "not_found"
+    (letter,) = deployment.dead_letters()
+    assert json.loads(letter["Body"])["object"] == key
+    assert "\x1b" not in letter["MessageAttributes"]["reason"]["StringValue"]
 
 
 def test_the_test_event_of_s3_is_deleted_and_nothing_reported(deployment: Deployment, desk: Desk) -> None:
@@ -191,6 +237,21 @@ def test_a_defect_fails_its_task_and_the_next_is_done(
     assert "Traceback" in desk.said
 
 
+def test_a_fault_of_the_deployment_is_not_the_senders(
+    deployment: Deployment, coded_server: ModelServer, key: str
+) -> None:
+    settings = deployment.settings.model_copy(update={"model_profile": "nowhere.json"})
+    deployment.send_task(key, fps=1)
+    Desk(settings, GivenServer(coded_server.address, settings)).serve()
+    (completed,) = deployment.completed()
+    assert completed.error is not None
+    assert completed.error.code == "internal"
+    assert "model profile 'nowhere.json' is no file" in completed.error.message
+    with pytest.raises(ReelscanError) as raised:
+        raise_for_outcomes([completed])
+    assert raised.value.exit_status == 1
+
+
 def test_a_duplicate_of_a_message_is_not_reported_twice(
     deployment: Deployment, desk: Desk, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +286,32 @@ def test_a_message_stays_hidden_for_as_long_as_its_task_runs(deployment: Deploym
         served.result()
     assert [message.status for message in deployment.completed()] == ["succeeded"]
     assert deployment.waiting() == (0, 0)
+
+
+def test_a_message_that_cannot_be_kept_hidden_is_told_once_and_its_task_goes_on(
+    deployment: Deployment, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message_id = deployment.send_task(key, fps=1)
+    with gated_server() as (backend, address), ThreadPoolExecutor(1) as pool:
+        desk = Desk(deployment.settings, GivenServer(address, deployment.settings))
+        delete = desk.service._queues.delete
+
+        def lost(*_: Any) -> None:
+            raise ReceiptLostError
+
+        def deleted_and_lost(*arguments: Any) -> None:
+            delete(*arguments)
+            raise ReceiptLostError
+
+        monkeypatch.setattr(desk.service._queues, "set_visibility", lost)
+        monkeypatch.setattr(desk.service._queues, "delete", deleted_and_lost)
+        served = pool.submit(desk.serve)
+        backend.wait_until_stuck()
+        wait_until(lambda: "could not be kept hidden" in desk.said, "the note")
+        backend.gate.set()
+        served.result()
+    assert [message.status for message in deployment.completed()] == ["succeeded"]
+    assert desk.said.count(f"message {message_id}: ") == 1
 
 
 def test_a_task_interrupted_is_visible_at_once_and_goes_on_later(deployment: Deployment, desk: Desk, key: str) -> None:
@@ -299,6 +386,39 @@ def test_a_task_that_could_not_be_reported_comes_again_and_is_not_computed_again
     assert completed.status == "succeeded"
     assert desk.said.count("analysing frames: ") == 1
     assert deployment.waiting() == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["task_queue", "completed_queue", "dead_letter_queue"])
+@pytest.mark.parametrize("place", ["no-such-queue", "http://127.0.0.1/123456789012/no-such-queue"])
+def test_a_queue_that_is_not_there_is_told_before_any_work(name: str, place: str, deployment: Deployment) -> None:
+    settings = deployment.settings.model_copy(update={name: place})
+    service = Service(settings, GivenServer("127.0.0.1:1", settings), JobView(Console()))
+    with pytest.raises(UsageError, match=f"no-such-queue' does not exist.*set REELSCAN_{name.upper()}"):
+        service.check_places()
+
+
+def test_a_bucket_for_results_that_is_not_there_is_told_before_any_work(deployment: Deployment) -> None:
+    settings = deployment.settings.model_copy(update={"results": "s3://no-such-bucket-anywhere/reelscan"})
+    service = Service(settings, GivenServer("127.0.0.1:1", settings), JobView(Console()))
+    with pytest.raises(UsageError, match=r"no-such-bucket-anywhere/.* does not exist; .*REELSCAN_RESULTS"):
+        service.check_places()
+
+
+def test_a_deployment_that_is_complete_passes_the_check(
+    deployment: Deployment, faults: FaultProxy, tmp_path: Any
+) -> None:
+    urls = {
+        name: deployment.queue_url(getattr(deployment.settings, name))
+        for name in ("task_queue", "completed_queue", "dead_letter_queue")
+    }
+    for changes in ({}, urls, {"results": str(tmp_path / "results")}):
+        settings = deployment.settings.model_copy(update=changes)
+        Service(settings, GivenServer("127.0.0.1:1", settings), JobView(Console())).check_places()
+    # A queue's policy may well let the service send, and not ask.
+    faults.inject("deny", "GetQueueAttributes", times=1000)
+    by_url = deployment.settings.model_copy(update=urls)
+    Service(by_url, GivenServer("127.0.0.1:1", by_url), JobView(Console())).check_places()
+    assert faults.count("GetQueueAttributes") >= 3
 
 
 @pytest.mark.parametrize("lacking", ["results", "task_queue", "completed_queue", "dead_letter_queue"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -67,6 +68,46 @@ def test_several_outcomes_are_a_table_and_the_worst_decides_the_exit_status(
     assert "2 of 3 tasks did not succeed" in done.stderr.splitlines()[-1]
 
 
+def test_results_are_copied_to_the_folder_named(embedded: str, clips: ClipLibrary, tmp_path: Path) -> None:
+    arguments = ("send", "--port", embedded, "--wait", "--fps", "1", "--outputs", "frames,coco", "--out")
+    done = reelscan(*arguments, str(tmp_path / "mine"), str(clips[CLIP].path))
+    assert done.returncode == 0, done.stderr
+    assert f"copied    {tmp_path}/mine/" in done.stdout
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"frames.jsonl.gz", "coco.json", "summary.json"}
+    with gzip.open(tmp_path / "mine/frames.jsonl.gz", "rt") as lines:
+        assert len(list(lines)) == 11
+    # The same task again may replace them, another one not.
+    assert reelscan(*arguments, str(tmp_path / "mine"), str(clips[CLIP].path)).returncode == 0
+    before = (tmp_path / "mine/summary.json").read_bytes()
+    other = reelscan(*arguments, str(tmp_path / "mine"), "--min-score", "0.6", str(clips[CLIP].path))
+    assert other.returncode == 2
+    assert "holds results of another video or of other options" in other.stderr
+    assert (tmp_path / "mine/summary.json").read_bytes() == before
+
+
+def test_results_of_several_videos_are_copied_to_a_folder_each_and_a_failure_has_none(
+    embedded: str, clips: ClipLibrary, bad_inputs: BadInputLibrary, tmp_path: Path
+) -> None:
+    one = str(clips["h264_one_frame.mp4"].path)
+    videos = [one, one, str(clips["h264_broken_middle.mp4"].path), str(bad_inputs["prose.mp4"].path)]
+    done = reelscan("send", "--port", embedded, "--wait", "--outputs", "frames", "--out", "all", *videos, cwd=tmp_path)
+    assert done.returncode == 3
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {
+        "h264_one_frame", "h264_one_frame-2", "h264_broken_middle",
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "all/h264_broken_middle").iterdir()} == {
+        "frames.jsonl.gz", "missing.jsonl.gz", "summary.json",
+    }  # fmt: skip
+
+
+def test_a_single_task_that_failed_shows_why_on_stdout(embedded: str, bad_inputs: BadInputLibrary) -> None:
+    done = reelscan("send", "--port", embedded, "--wait", str(bad_inputs["prose.mp4"].path))
+    assert done.returncode == 3
+    said = dict(re.findall(r"^(\w+) +(.*)$", done.stdout, re.MULTILINE))
+    assert said["status"] == "failed"
+    assert re.fullmatch(r"not_a_video: .*prose\.mp4: .*", said["error"])
+
+
 def test_frames_that_cannot_be_decoded_are_status_5(embedded: str, clips: ClipLibrary) -> None:
     done = reelscan("send", "--port", embedded, "--wait", "--fps", "0", str(clips["h264_broken_middle.mp4"].path))
     assert done.returncode == 5
@@ -100,7 +141,10 @@ def test_sending_without_a_service_says_how_to_start_one() -> None:
     assert "start `reelscan up`" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("s3://b/k", "--fps", "x"), ("s3://b",), ("s3://b/k", "--timeout", "-1")])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("s3://b/k", "--fps", "x"), ("s3://b",), ("s3://b/k", "--timeout", "-1"), ("s3://b/k", "--out", "mine")],
+)
 def test_wrong_usage_of_send_is_status_2(arguments: tuple[str, ...], deployment: Deployment) -> None:
     done = reelscan("send", *arguments)
     assert done.returncode == 2
@@ -127,11 +171,25 @@ def test_a_deployment_without_results_is_told_what_to_set(
     assert "REELSCAN_RESULTS" in done.stderr.splitlines()[-1]
 
 
-def test_a_queue_that_does_not_exist_is_told(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REELSCAN_TASK_QUEUE", "no-such-queue")
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REELSCAN_TASK_QUEUE", "no-such-queue"),
+        ("REELSCAN_COMPLETED_QUEUE", "no-such-queue"),
+        ("REELSCAN_DEAD_LETTER_QUEUE", "no-such-queue"),
+        ("REELSCAN_RESULTS", "s3://no-such-bucket/reelscan"),
+    ],
+)
+def test_a_place_that_does_not_exist_is_told_at_the_start(
+    variable: str, value: str, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
     done = reelscan("up", "--once", "--model-path", "coded")
     assert done.returncode == 2
-    assert "no-such-queue" in done.stderr.splitlines()[-1]
+    (line,) = done.stderr.splitlines()
+    assert value in line
+    assert variable in line
+    assert done.stdout == ""
 
 
 def test_a_wrong_variable_of_an_option_is_told_at_the_start(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 
 from local import view
-from local.view import JobView, Rate, printable
+from local.findings import Finding, Span
+from local.view import JobView, Rate, findings_table, printable
 
 
 def plain_console() -> tuple[Console, io.StringIO]:
@@ -39,11 +41,15 @@ def test_without_a_terminal_progress_is_told_from_time_to_time(monkeypatch: pyte
         shown.advance(500_000, 2_000_000)
         shown.begin("detect")
         shown.advance(0, 10)
+        shown.begin("aggregate")
+        shown.advance(5, 10)
     assert text.getvalue().splitlines() == [
         "reading the video",
         "reading the video: 0.5 of 2.0 MB",
         "analysing frames",
         "analysing frames: 0 of 10 frames",
+        "writing the results",
+        "writing the results: 5 of 10 frames",
     ]
 
 
@@ -82,6 +88,24 @@ def test_the_rate_counts_from_the_first_report_so_that_frames_done_before_do_not
     assert rate.text() == "25 frames/s, 6 s left"
     rate.update(151, 3000, now=12.1)
     assert rate.text() == "24 frames/s, 1 min 57 s left"
+
+
+@pytest.mark.parametrize("width", range(50, 100))
+def test_a_table_breaks_no_line_between_a_number_and_its_unit(width: int) -> None:
+    spans = [Span(first, first + 1.4) for first in (0.0, 7.4, 10.0, 100.0, 3600.0)]
+    finding = Finding("tv", detections=28, frames=28, best_score=0.51, best_seconds=2.0, spans=spans)
+    text = io.StringIO()
+    Console(file=text, width=width).print(findings_table([finding, Finding("person", spans=[])]))
+    lines = text.getvalue().splitlines()
+    assert not [line for line in lines if re.search(r"\b\d+\.\d$", line.rstrip()) and ":" not in line.split()[-1]]
+    assert not [line for line in lines if line.split()[:1] in (["s"], ["s,"])]
+    assert all(len(line) <= width for line in lines)
+
+
+def test_a_table_with_room_has_a_line_a_label() -> None:
+    text = io.StringIO()
+    Console(file=text, width=80).print(findings_table([Finding("tv", 1, 1, 0.5, 2.0, spans=[Span(2.0, 3.0)])]))
+    assert " ".join(text.getvalue().splitlines()[1].split()) == "tv 1 1 0.50 at 2.0 s 2.0 s to 3.0 s"
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_a_message_of_an_error_is_one_line() -> None:
         (("run", "--fps", "1e9", CLIP), 2, "fps"),
         (("run", "--outputs", "preview", CLIP), 2, "'preview' cannot be written yet"),
         (("run", "--outputs", "report", CLIP), 2, "'report' cannot be written yet"),
-        (("run", "--start", "5", "--end", "4", CLIP), 2, "end_seconds 4 is not after start_seconds 5"),
+        (("run", "--start", "5", "--end", "4", CLIP), 2, "--end 4 is not after --start 5"),
         (("run", "/nowhere/clip.mp4"), 3, "does not exist"),
         (("run", "ftp://host/clip.mp4"), 2, "ftp"),
         (("plan", "--bucket", "b"), 2, "--object"),
@@ -69,6 +69,12 @@ def test_a_setting_that_is_wrong_is_named() -> None:
     done = reelscan("run", CLIP, environment={"REELSCAN_BATCH_SIZE": "none"})
     assert done.returncode == 2
     assert "REELSCAN_BATCH_SIZE" in done.stderr
+
+
+def test_a_variable_that_nothing_reads_is_named() -> None:
+    done = reelscan("run", CLIP, environment={"REELSCAN_BATCHSIZE": "4"})
+    assert done.returncode == 2
+    assert "REELSCAN_BATCHSIZE is no variable of Reelscan; the most similar is REELSCAN_BATCH_SIZE" in done.stderr
 
 
 def test_a_message_that_is_no_task_ends_a_step_with_status_3(tmp_path: Path) -> None:

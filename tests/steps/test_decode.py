@@ -15,8 +15,7 @@ from steps import index
 from steps.decode import ChunkDecoder, Damage
 from steps.errors import ObjectChangedError, TimeLimitError, UnsupportedError
 from steps.first_pictures import FirstPictures
-from steps.plan import Chunk, Plan
-from steps.planner import load_segments
+from steps.plan import Chunk, Plan, load_segments
 from steps.source import Source
 from tests.media.clips import WHOLE_CLIP_NAMES
 from tests.media.library import Clip, ClipLibrary

@@ -13,6 +13,7 @@ from steps.errors import QueueError
 from steps.finish import Finished, TaskError, finish
 from steps.ledger import Ledger, Outbox
 from steps.queues import Queues
+from steps.reporting import Origin, Reporter
 from steps.settings import Settings
 from steps.store import FolderStore, Store
 from steps.task import Received, parse_message
@@ -34,13 +35,15 @@ class Deployment:
         self.settings = Settings(
             completed_queue=aws.make_queue(), dead_letter_queue=aws.make_queue(), queue_timeout_seconds=3
         )
-        self.ledger = Ledger(FolderStore(folder / "ledger"))
+        self.results = FolderStore(folder)
+        self.ledger = Ledger(self.results.below("ledger"))
 
     def finish(self, body: bytes, *errors: TaskError, run: Store | None = None) -> list[Finished]:
-        outbox = Outbox(self.ledger, Queues(self.settings), self.settings)
-        return finish(
-            body, "message-1", errors, self.settings, outbox, received_at=RECEIVED_AT, workflow="task-x", run=run
-        )
+        return finish(body, "message-1", errors, self.settings, self.reporter(), run=run)
+
+    def reporter(self, started_at: datetime | None = None) -> Reporter:
+        origin = Origin(received_at=RECEIVED_AT, workflow="task-x", started_at=started_at)
+        return Reporter(self.results, Queues(self.settings), self.settings, origin)
 
     def completed(self) -> list[dict[str, Any]]:
         assert self.settings.completed_queue is not None

@@ -384,5 +384,5 @@ def test_a_video_that_cannot_be_planned_leaves_nothing_in_s3(
 
 
 def test_a_label_that_the_model_does_not_have_is_refused_with_the_nearest(job: Job) -> None:
-    with pytest.raises(InvalidTaskError, match=r"labels: 'bit1x' is none of the model's .* bit1"):
+    with pytest.raises(InvalidTaskError, match=r"label 'bit1x' is none of the model's .* bit1"):
         dataclasses.replace(job, options=Options(labels=["bit1x"])).run()

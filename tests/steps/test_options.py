@@ -115,20 +115,58 @@ def test_what_is_no_number_is_a_usage_error_that_names_the_flag(text: str) -> No
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"fps": "1001"}, "fps: 1001: Input should be less than or equal to 1000"),
-        ({"max_frames": "1.5"}, "max_frames: 1.5: Input should be a valid integer"),
+        ({"fps": "-1.0"}, "--fps: '-1.0' is not allowed; allowed is a number from 0 to 1000"),
+        ({"start_seconds": "-1"}, "--start: '-1' is not allowed; allowed is a number from 0 to 10000000"),
+        ({"end_seconds": "0"}, "--end: '0' is not allowed; allowed is a number above 0 and of at most 10000000"),
+        ({"max_frames": "1.5"}, "--max-frames: '1.5' is not allowed; allowed is a whole number from 1 to 1000000000"),
+        ({"min_score": "2"}, "--min-score: '2' is not allowed; allowed is a number from 0 to 1"),
+        ({"model": "../x"}, "--model: '../x' is not allowed; allowed is a letter or digit, then at most 127 letters"),
+        ({"priority": "10"}, "--priority: '10' is not allowed; allowed is a whole number from 0 to 9"),
         ({"force": "maybe"}, "--force: 'maybe' is not true or false"),
-        ({"outputs": "frames,report"}, "outputs: 'report' cannot be written yet; allowed are frames, parquet"),
-        ({"outputs": "video"}, "outputs: 'video' is not known; allowed are frames, parquet, coco, rekognition"),
-        ({"labels": ","}, "labels: .*at least 1 item"),
-        ({"start_seconds": "5", "end_seconds": "5"}, "end_seconds 5 is not after start_seconds 5"),
-        ({"chunk_seconds": "0"}, "chunk_seconds 0 is not above 0 and at most 1e7; or say auto"),
+        (
+            {"outputs": "frames,report"},
+            "--outputs: 'report' cannot be written yet; allowed is a list of frames, parquet",
+        ),
+        (
+            {"outputs": "video"},
+            "--outputs: 'video' is not known; allowed is a list of frames, parquet, coco, rekognition",
+        ),
+        ({"outputs": ","}, "--outputs: ',' is not allowed; allowed is a list of frames, parquet, coco, rekognition"),
+        ({"labels": ","}, "--labels: ',' is not allowed; allowed is a list of 1 to 1000 labels"),
+        ({"start_seconds": "5", "end_seconds": "5"}, "--end 5 is not after --start 5"),
+        (
+            {"chunk_seconds": "0"},
+            "--chunk-seconds: '0' is not allowed; allowed is a number above 0 and of at most .*auto",
+        ),
         ({"chunk_seconds": "often"}, "--chunk-seconds: 'often' is not a number"),
     ],
 )
 def test_a_wrong_flag_is_a_usage_error_that_says_what_is_allowed(texts: dict[str, str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=f"^{message}"):
         Options.from_text(texts, {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fps": "5"}, "fps: '5' is not allowed; allowed is a number from 0 to 1000"),
+        ({"force": 1}, "force: 1 is not allowed; allowed is true or false"),
+        ({"labels": ["a", 5]}, "labels: 5 is not allowed; allowed is a list of 1 to 1000 labels, each of 1 to 128"),
+        ({"chunk_seconds": "AUTO"}, "chunk_seconds: 'AUTO' is not allowed; allowed is a number above 0 .*, or auto"),
+        ({"start_seconds": 5, "end_seconds": 4}, "end_seconds 4 is not after start_seconds 5"),
+    ],
+)
+def test_a_wrong_field_is_named_as_the_message_has_it(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidTaskError, match=f"^{message}"):
+        Options.from_message(fields, {})
+
+
+def test_of_a_range_each_end_is_named_where_it_was_set() -> None:
+    environment = {"REELSCAN_END_SECONDS": "4"}
+    with pytest.raises(UsageError, match=r"^REELSCAN_END_SECONDS 4 is not after --start 5$"):
+        Options.from_text({"start_seconds": "5"}, environment)
+    with pytest.raises(InvalidTaskError, match=r"^REELSCAN_END_SECONDS 4 is not after start_seconds 5$"):
+        Options.from_message({"start_seconds": 5}, environment)
 
 
 @pytest.mark.parametrize("build", [lambda env: Options.from_message({}, env), lambda env: Options.from_text({}, env)])
@@ -136,7 +174,7 @@ def test_a_wrong_flag_is_a_usage_error_that_says_what_is_allowed(texts: dict[str
     ("variable", "text", "message"),
     [
         ("REELSCAN_FPS", "fast", "REELSCAN_FPS: 'fast' is not a number"),
-        ("REELSCAN_MIN_SCORE", "2", "a REELSCAN_.* variable: min_score: 2: Input should be less than or equal to 1"),
+        ("REELSCAN_MIN_SCORE", "2", "REELSCAN_MIN_SCORE: '2' is not allowed; allowed is a number from 0 to 1"),
         ("REELSCAN_FORCE", "perhaps", "REELSCAN_FORCE: 'perhaps' is not true or false"),
     ],
 )

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from steps import store as store_module
 from steps.aggregate import aggregate
 from steps.errors import StorageError
 from steps.plan import Plan
@@ -19,6 +18,7 @@ from steps.results.frames import read_frames
 from steps.results.parquet import ROWS_A_GROUP, SCHEMA
 from steps.settings import Settings
 from steps.store import FolderStore, open_store
+from steps.store import s3 as s3_module
 from tests.conftest import Aws
 from tests.faults import FaultProxy
 from tests.steps.runs import LABELS, detections_of, make_run, pts_of, time_of, write_shards
@@ -117,7 +117,7 @@ class TestParquet:
         self, aws: Aws, faults: FaultProxy, monkeypatch: pytest.MonkeyPatch, rows: int
     ) -> None:
         # With small parts the store fails while pyarrow writes, and not only at the end.
-        monkeypatch.setattr(store_module, "PART_BYTES", 4096)
+        monkeypatch.setattr(s3_module, "PART_BYTES", 4096)
         store = open_store(f"s3://{aws.bucket}/run", Settings(storage_timeout_seconds=1))
         plan = make_run(store, [[0]])
         faults.inject("throttle", "(PUT|POST) .*parquet", times=1000)

@@ -76,7 +76,7 @@ def test_flags_win_over_variables_unless_they_are_unset() -> None:
 
 
 def test_variables_of_others_do_not_matter() -> None:
-    assert Settings.from_environment({"REELSCAN_FPS": "9", "REELSCAN_X": "y", "max_chunks": "1"}) == Settings()
+    assert Settings.from_environment({"REELSCAN_FPS": "9", "REELSCAN_JOBS": "2", "max_chunks": "1"}) == Settings()
 
 
 def test_the_environment_is_that_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,26 +86,28 @@ def test_the_environment_is_that_of_the_process_by_default(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "allowed"),
     [
-        ("max_chunks", "0"),
-        ("max_chunks", "1001"),
-        ("max_chunks", "many"),
-        ("max_chunks", "1.5"),
-        ("lease_seconds", "0"),
-        ("lease_seconds", "-1"),
-        ("storage_timeout_seconds", "soon"),
-        ("model_name", "../model"),
-        ("model_name", "a b"),
-        ("model_version", "0"),
-        ("batch_size", "257"),
+        ("max_chunks", "0", "a whole number from 1 to 1000"),
+        ("max_chunks", "1001", "a whole number from 1 to 1000"),
+        ("max_chunks", "many", "a whole number from 1 to 1000"),
+        ("max_chunks", "1.5", "a whole number from 1 to 1000"),
+        ("lease_seconds", "0", "a number above 0"),
+        ("lease_seconds", "-1", "a number above 0"),
+        ("storage_timeout_seconds", "soon", "a number above 0"),
+        ("resend_after_seconds", "-1", "a number of at least 0"),
+        ("model_name", "../model", "a letter or digit, then at most 127 letters, digits, dots, underscores or hyphens"),
+        ("model_name", "a b", "a letter or digit, then .*"),
+        ("model_version", "0", "a whole number of at least 1"),
+        ("batch_size", "257", "a whole number from 1 to 256"),
     ],
 )
-def test_a_wrong_value_is_a_usage_error_that_names_variable_and_value(name: str, value: Any) -> None:
+def test_a_wrong_value_is_a_usage_error_that_says_what_is_allowed(name: str, value: Any, allowed: str) -> None:
     variable = f"REELSCAN_{name.upper()}"
 
     with pytest.raises(
-        UsageError, match=rf"^{variable}='{re.escape(value)}': .*; set it to another value or unset it$"
+        UsageError,
+        match=rf"^{variable}='{re.escape(value)}': allowed is {allowed}; set it to another value or unset it$",
     ):
         Settings.from_environment({variable: value})
 

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+import errno
 import gc
 import os
+import signal
+import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from steps import store as store_module
 from steps.errors import AccessDeniedError, NotFoundError, StorageError, UsageError
 from steps.settings import Settings
-from steps.store import PART_BYTES, FolderStore, S3Store, Store, open_store
+from steps.store import FolderStore, S3Store, Store, open_store
+from steps.store import folder as folder_module
+from steps.store.s3 import PART_BYTES
 from tests.conftest import Aws
 from tests.faults import FaultProxy
 
@@ -258,10 +265,52 @@ class TestFolder:
 
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_process_that_is_killed_while_it_writes_leaves_nothing(self, tmp_path: Path) -> None:
+        store = FolderStore(tmp_path / "results")
+        store.put("old", b"as before")
+        script = (
+            "import os, pathlib, signal; from steps.store import FolderStore\n"
+            f"store = FolderStore(pathlib.Path({str(store.folder)!r}))\n"
+            "with store.open_writer('new') as new, store.open_writer('old') as old:\n"
+            "    new.write(b'x' * 100000); old.write(b'x' * 100000)\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+
+        assert [path.name for path in store.folder.iterdir()] == ["old"]
+        assert store.get("old").data == b"as before"
+
+    @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EISDIR])
+    def test_a_file_system_without_nameless_files_does_as_well(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    ) -> None:
+        opened = os.open
+
+        def refuse_nameless(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(code, os.strerror(code))
+            return opened(path, flags, *arguments, **named)
+
+        monkeypatch.setattr(os, "open", refuse_nameless)
+        store = FolderStore(tmp_path)
+        for data in (b"one", b"two"):
+            with store.open_writer("key") as file:
+                file.write(data)
+                assert len([path for path in tmp_path.iterdir() if path.name.startswith(".key.")]) == 1
+            assert [path.name for path in tmp_path.iterdir()] == ["key"]
+            assert store.get("key").data == data
+        with pytest.raises(ZeroDivisionError), store.open_writer("key"):
+            raise ZeroDivisionError
+        assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+    def test_what_is_written_can_be_read_by_others(self, tmp_path: Path) -> None:
+        FolderStore(tmp_path).put("key", b"x")
+        assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o644
+
     def test_a_lock_that_another_holds_for_ever_ends_in_an_error(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store_module, "LOCK_TIMEOUT_SECONDS", 0.0)
+        monkeypatch.setattr(folder_module, "LOCK_TIMEOUT_SECONDS", 0.0)
         store = FolderStore(tmp_path)
         with store._locked(tmp_path), pytest.raises(StorageError, match="another process had its lock"):
             store.create("key", b"x")

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from steps.errors import NotFoundError, UsageError
+from steps.errors import UsageError
+from steps.profile import FILE_NAME
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -21,6 +22,7 @@ BUILT_IN = ("hog", "null", "coded")
 """Backends that need no model file."""
 
 _ALLOWED = f"--model takes a .tflite file, the folder of a SavedModel, or one of {', '.join(BUILT_IN)}"
+_PROFILES = Path(__file__).resolve().parents[1] / "profiles"
 _SAMPLES = Path(__file__).resolve().parents[3] / "samples"
 
 
@@ -86,6 +88,21 @@ def default_model() -> Path:
     return models[0]
 
 
+def find_profile(model: str | None) -> Path | None:
+    """The profile of a model: of the package for a built-in one, else the `reelscan.json` beside the model, if any.
+
+    Raises:
+        UsageError: None, the sample model, is not there.
+    """
+    if model is not None and not Path(model).exists():
+        built_in = _PROFILES / f"{model}.json"
+        return built_in if built_in.is_file() else None
+    path = default_model() if model is None else Path(model)
+    folders = (path, path.parent) if path.is_dir() else (path.parent,)
+    files = (folder.absolute() / FILE_NAME for folder in folders)
+    return next((file for file in files if file.is_file()), None)
+
+
 def find_loader(model: str, threads: int) -> Loader:
     """What loads the named model, when called.
 
@@ -97,14 +114,13 @@ def find_loader(model: str, threads: int) -> Loader:
         threads: How many frames are worked on at once.
 
     Raises:
-        NotFoundError: no such file.
-        UsageError: not a kind of model that can be served, or TensorFlow is needed and not installed.
+        UsageError: no such file, not a kind of model that can be served, or TensorFlow is needed and not installed.
     """
     if model in BUILT_IN:
         return _built_in(model, threads)
     path = Path(model)
     if not path.exists():
-        raise NotFoundError(f"no model at {path}: {_ALLOWED}")
+        raise UsageError(f"no model at {path}: {_ALLOWED}")
     if path.is_dir():
         from local.serving.backends.savedmodel import SavedModelBackend, import_tensorflow, version_folder
 

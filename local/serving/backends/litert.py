@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +24,9 @@ from steps.errors import ModelMismatchError
 # tensorflow/lite/kernels, kOutputTensorDetectionBoxes to kOutputTensorNumDetections.
 _OPERATION = "TFLite_Detection_PostProcess"
 _OUTPUTS = {_OPERATION: 3, f"{_OPERATION}:1": 2, f"{_OPERATION}:2": 2, f"{_OPERATION}:3": 1}
+
+
+_STDERR_LOCK = threading.Lock()
 
 
 class LiteRTBackend:
@@ -62,11 +71,30 @@ class LiteRTBackend:
 
 def _load(path: Path) -> Interpreter:
     try:
-        engine = Interpreter(str(path), num_threads=1)
-        engine.allocate_tensors()
+        with _without_news():
+            engine = Interpreter(str(path), num_threads=1)
+            engine.allocate_tensors()
     except (ValueError, RuntimeError) as problem:
         raise ModelMismatchError(f"{path} is no model that LiteRT can load: {problem}") from None
     return engine
+
+
+@contextlib.contextmanager
+def _without_news() -> Iterator[None]:
+    """Within the block, drops the lines `INFO: ...` that LiteRT writes to stderr; it has no setting for that."""
+    with _STDERR_LOCK, tempfile.TemporaryFile() as written:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            os.dup2(written.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            written.seek(0)
+            for line in written:
+                if not line.startswith(b"INFO: "):
+                    os.write(2, line)
 
 
 def _input(path: Path, engine: Interpreter) -> tuple[int, TensorSpec]:

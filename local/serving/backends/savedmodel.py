@@ -12,7 +12,7 @@ import numpy as np
 
 from local.serving.backends import Arrays, Signature, TensorSpec
 from local.serving.status import ServingError
-from steps.errors import ModelMismatchError, NotFoundError, UsageError
+from steps.errors import ModelMismatchError, UsageError
 
 SIGNATURE_KEY = "serving_default"
 
@@ -25,13 +25,13 @@ def version_folder(path: Path) -> Path:
     """The folder with saved_model.pb: the path itself, or its subfolder with the highest number as name.
 
     Raises:
-        NotFoundError: there is none.
+        UsageError: there is none.
     """
     if (path / _FILE).is_file():
         return path
     versions = [entry for entry in path.iterdir() if entry.name.isdecimal() and (entry / _FILE).is_file()]
     if not versions:
-        raise NotFoundError(f"no SavedModel in {path}: wanted is {_FILE} there, or in a subfolder named by its version")
+        raise UsageError(f"no SavedModel in {path}: wanted is {_FILE} there, or in a subfolder named by its version")
     return max(versions, key=lambda entry: int(entry.name))
 
 

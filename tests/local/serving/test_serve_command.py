@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -73,10 +74,13 @@ def refused(*arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_a_model_that_does_not_exist_is_status_3(tmp_path: Path) -> None:
-    status, message = refused("--model", str(tmp_path / "none.tflite"), *FREE_PORTS)
-    assert (status, message.count("\n")) == (3, 1)
-    assert f"no model at {tmp_path}/none.tflite" in message
+@pytest.mark.parametrize("name", ["none.tflite", "text.txt", "folder"])
+def test_what_is_no_model_is_wrong_usage(name: str, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("no model")
+    (tmp_path / "folder").mkdir()
+    status, message = refused("--model", str(tmp_path / name), *FREE_PORTS)
+    assert (status, message.count("\n")) == (2, 1)
+    assert str(tmp_path / name) in message
 
 
 def test_an_unreadable_model_is_status_3(tmp_path: Path) -> None:
@@ -92,4 +96,40 @@ def test_a_port_in_use_is_status_2() -> None:
         for ports in (["--port", str(port), "--rest-port=0"], ["--port=0", "--rest-port", str(port)]):
             status, message = refused("--model=null", *ports)
             assert (status, message.count("\n")) == (2, 1)
-            assert f"cannot listen at 127.0.0.1:{port}" in message
+            assert f"cannot listen at 127.0.0.1:{port} (Address already in use): choose another port" in message
+
+
+def test_a_port_taken_at_the_last_moment_is_status_2_and_grpc_logs_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        # The look at the port beforehand finds it free.
+        script = (
+            "import socket, sys; from steps.cli import main\n"
+            "create = socket.create_server; socket.create_server = lambda address: create((address[0], 0))\n"
+            f"sys.argv = ['reelscan', 'serve', '--model=null', '--port={taken.getsockname()[1]}', '--rest-port=0']\n"
+            "main()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "gRPC cannot listen at 127.0.0.1" in done.stderr
+
+
+def test_nothing_but_the_ready_line_is_said_of_the_sample_model() -> None:
+    with started("--threads=2") as (process, ready):
+        assert ready.startswith("serving ssd")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_SECONDS) == 0
+        assert process.stderr.read() == ""
+
+
+def test_a_model_without_a_profile_is_told_with_what_is_assumed(tmp_path: Path) -> None:
+    path = tmp_path / "bare.tflite"
+    shutil.copy(default_model(), path)
+    with started("--model", str(path), "--threads=1") as (process, ready):
+        assert ready.startswith("serving ssd")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_SECONDS) == 0
+        (line,) = process.stderr.read().splitlines()
+    assert f"no model profile (reelscan.json) beside {path}" in line
+    assert "--model-profile" in line

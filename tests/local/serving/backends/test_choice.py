@@ -8,7 +8,7 @@ import pytest
 
 from local.serving import backends
 from local.serving.backends import default_model, find_loader
-from steps.errors import NotFoundError, UsageError
+from steps.errors import UsageError
 from steps.profile import load_profile
 
 PROFILES = Path(backends.__file__).parents[1] / "profiles"
@@ -45,8 +45,8 @@ def test_hog_and_the_sample_model_call_a_person_alike() -> None:
     assert hog.label_of_class_id[class_id] == sample.label_of_class_id[class_id] == "person"
 
 
-def test_a_model_that_does_not_exist_is_not_found() -> None:
-    with pytest.raises(NotFoundError, match=r"no model at /nowhere/x\.tflite.*hog, null, coded"):
+def test_a_model_that_does_not_exist_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match=r"no model at /nowhere/x\.tflite.*hog, null, coded"):
         find_loader("/nowhere/x.tflite", threads=1)
 
 

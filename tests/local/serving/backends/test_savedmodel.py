@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from local.serving.backends.savedmodel import version_folder
-from steps.errors import NotFoundError
+from steps.errors import UsageError
 from steps.stubs import array_from_tensor
 from tests.conformance.target import connected
 
@@ -54,7 +54,7 @@ def test_of_numbered_folders_the_highest_is_served(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_model_is_not_found(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
-    with pytest.raises(NotFoundError, match=r"no SavedModel in .*saved_model\.pb"):
+    with pytest.raises(UsageError, match=r"no SavedModel in .*saved_model\.pb"):
         version_folder(tmp_path)
 
 

@@ -1,0 +1,1 @@
+"""The container images: what builds them, measures them, and says what they ship."""

@@ -1,0 +1,1 @@
+"""Strict validation of rendered Kubernetes objects, without a cluster."""

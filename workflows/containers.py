@@ -1,0 +1,229 @@
+"""Templates whose pods run `reelscan` in the steps image, with or without a model server beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from hera.workflows import Artifact, Container, Parameter, RetryStrategy
+from hera.workflows import models as m
+from hera.workflows.archive import NoneArchiveStrategy
+
+from steps.processes import SERVING_MALLOC
+from workflows.settings import PORT, Placement, Resources, WorkflowSettings
+
+WORK = "/work"
+"""A step's only writable folder besides /tmp."""
+PROFILE_FOLDER = "/etc/reelscan"
+PROFILE_FILE = f"{PROFILE_FOLDER}/reelscan.json"
+USER_ID = 1000
+ARTIFACTS_KEY = "s3"
+
+ARTIFACTS = {
+    "summary": "summary.json",
+    "frames": "frames.jsonl.gz",
+    "detections": "detections.parquet",
+    "coco": "coco.json",
+    "rekognition": "rekognition.json",
+    "missing": "missing.jsonl.gz",
+}
+"""Result files that the UI shows, by the name of their artifact."""
+
+
+@dataclass(kw_only=True)
+class Step(Container):
+    """A container template whose nodes have a name for people in the UI.
+
+    The annotation is one of the template; Hera's `annotations` are those of the pod.
+    """
+
+    display_name: str = ""
+
+    def _build_template(self) -> m.Template:
+        template = cast(m.Template, super()._build_template())
+        template.annotations = {"workflows.argoproj.io/display-name": self.display_name}
+        return template
+
+
+def step(
+    settings: WorkflowSettings, name: str, display_name: str, args: list[str], *, resources: Resources,
+    placement: Placement, work_seconds: int, with_server: bool = False, inputs: list[str] | None = None,
+    outputs: list[Parameter | Artifact] | None = None, **more: Any,
+) -> Step:  # fmt: skip
+    """A step of the workflow.
+
+    Args:
+        args: of `reelscan`.
+        resources: of the container; of the retry too.
+        work_seconds: after which the pod is ended, counted from when a node takes it.
+        with_server: whether a model server runs beside it.
+        inputs: names of its parameters.
+        outputs: parameters and artifacts.
+        more: further arguments of Hera's Container.
+    """
+    return Step(
+        name=name,
+        display_name=display_name,
+        image=settings.steps_image,
+        image_pull_policy=settings.image_pull_policy,
+        # Without it the controller asks the image's registry, from which it may be barred.
+        command=["reelscan"],
+        args=args,
+        inputs=[Parameter(name=parameter) for parameter in inputs or []],
+        outputs=outputs or [],
+        env=environment(settings),
+        env_from=[m.EnvFromSource(secret_ref=m.SecretEnvSource(name=settings.aws_secret))]
+        if settings.aws_secret
+        else None,
+        resources=requirements(resources),
+        security_context=CONFINED,
+        volumes=volumes(settings),
+        volume_mounts=mounts(settings),
+        init_containers=[model_server(settings)] if with_server else None,
+        node_selector=placement.node_selector or None,
+        tolerations=[m.Toleration(**toleration) for toleration in placement.tolerations] or None,
+        annotations={"workflows.argoproj.io/progress": "0/100"},
+        # Counts from when a node takes the pod. Waiting for one is limited by the Workflow's own, longer deadline: a
+        # `timeout` here would replace this one, and does not end a pod that waits.
+        active_deadline_seconds=work_seconds,
+        retry_strategy=retries(settings),
+        pod_spec_patch=memory_patch(resources),
+        **more,
+    )
+
+
+def retries(settings: WorkflowSettings) -> RetryStrategy:
+    """Retries of what may pass by, and of nothing else.
+
+    Decided by the exit code of the step alone where there is one: with a model server beside it that fails too, the
+    node's status and message may be the server's. It is -1 for a pod that ended without one (deleted, evicted, lost
+    with its node), and 0 if Argo's own container failed (operator.go, buildRetryStrategyLocalScope).
+    """
+    overdue = "lastRetry.message matches 'deadline|timeout'"
+    passing = "lastRetry.exitCode in ['-1', '0', '4', '64', '143']"
+    # A retry has more memory, so only the first attempt may be killed for the lack of it and be tried again.
+    out_of_memory = "lastRetry.exitCode == '137' && retries == '0'"
+    evicted = (
+        "lastRetry.exitCode == '137' && lastRetry.message matches '(?i)evict|low on resource|node shutdown|preempt'"
+    )
+    return RetryStrategy(
+        limit=str(settings.retries),
+        retry_policy="Always",
+        expression=f"not ({overdue}) && ({passing} || ({out_of_memory}) || ({evicted}))",
+        backoff=m.Backoff(duration=f"{settings.retry_seconds}s", factor="2", cap="5m"),
+    )
+
+
+def memory_patch(resources: Resources) -> str:
+    """What changes from one attempt to the next."""
+    # Text in double braces is evaluated for each attempt; the rest is JSON.
+    memory = f"{{{{=retries == '0' ? '{resources.memory}' : '{resources.retry_memory}'}}}}"
+    amounts = f'{{"memory":"{memory}"}}'
+    return (
+        '{"containers":['
+        f'{{"name":"main","resources":{{"requests":{amounts},"limits":{amounts}}}}},'
+        # Progress is shown within seconds, not once a minute.
+        '{"name":"wait","env":[{"name":"ARGO_PROGRESS_PATCH_TICK_DURATION","value":"2s"},'
+        '{"name":"ARGO_PROGRESS_FILE_TICK_DURATION","value":"1s"}]}'
+        "]}"
+    )
+
+
+CONFINED = m.SecurityContext(
+    allow_privilege_escalation=False,
+    read_only_root_filesystem=True,
+    run_as_non_root=True,
+    run_as_user=USER_ID,
+    capabilities=m.Capabilities(drop=["ALL"]),
+    seccomp_profile=m.SeccompProfile(type="RuntimeDefault"),
+)
+"""Of the containers that we bring along."""
+
+
+def environment(settings: WorkflowSettings) -> list[m.EnvVar]:
+    """Variables of a step: what the deployment fixes."""
+    path = PROFILE_FILE if settings.profile_text() is not None else settings.model_profile
+    values = {
+        **settings.environment(profile_path=path),
+        **SERVING_MALLOC,
+        "HOME": "/tmp",  # noqa: S108 - a volume of the pod's own
+    }
+    if settings.aws_region is not None:
+        values["AWS_REGION"] = values["AWS_DEFAULT_REGION"] = settings.aws_region
+    if settings.aws_endpoint_url is not None:
+        values["AWS_ENDPOINT_URL"] = settings.aws_endpoint_url
+    return [m.EnvVar(name=name, value=value) for name, value in values.items()]
+
+
+def requirements(resources: Resources, gpus: int = 0) -> m.ResourceRequirements:
+    """Requests and limits of a container."""
+    fixed = {"memory": resources.memory, "ephemeral-storage": resources.ephemeral_storage}
+    accelerator = {"nvidia.com/gpu": str(gpus)} if gpus else {}
+    return m.ResourceRequirements(requests={"cpu": resources.cpu, **fixed}, limits={**fixed, **accelerator})
+
+
+def model_server(settings: WorkflowSettings) -> m.UserContainer:
+    """The model server as a native sidecar: started before the step, ready before it, and stopped after it.
+
+    Hera's own UserContainer loses `restart_policy`.
+    """
+    serving = settings.serving
+    return m.UserContainer(
+        name="serving",
+        image=serving.image,
+        image_pull_policy=settings.image_pull_policy,
+        command=serving.command,
+        args=serving.args or None,
+        env=[m.EnvVar(name=name, value=value) for name, value in sorted(serving.environment.items())] or None,
+        restart_policy="Always",
+        # The port opens when the model is loaded; the step asks for the model's state besides.
+        startup_probe=m.Probe(
+            tcp_socket=m.TCPSocketAction(port=m.IntOrString(root=PORT)),
+            period_seconds=1,
+            failure_threshold=serving.start_seconds,
+        ),
+        ports=[m.ContainerPort(container_port=PORT, name="grpc")],
+        resources=requirements(serving.resources, gpus=1 if settings.accelerator == "gpu" else 0),
+        security_context=CONFINED,
+        volume_mounts=[m.VolumeMount(name="serving-tmp", mount_path="/tmp")],  # noqa: S108
+    )
+
+
+def volumes(settings: WorkflowSettings) -> list[m.Volume]:
+    """The pod's volumes: scratch space, bounded, and the model profile."""
+    scratch = [
+        m.Volume(name=name, empty_dir=m.EmptyDirVolumeSource(size_limit=m.Quantity(root="512Mi")))
+        for name in ("tmp", "work", "serving-tmp")
+    ]
+    if settings.profile_text() is None:
+        return scratch
+    profile = m.ConfigMapVolumeSource(name=profile_name(settings))
+    return [*scratch, m.Volume(name="model-profile", config_map=profile)]
+
+
+def mounts(settings: WorkflowSettings) -> list[m.VolumeMount]:
+    """Where a step finds them."""
+    scratch = [m.VolumeMount(name="tmp", mount_path="/tmp"), m.VolumeMount(name="work", mount_path=WORK)]  # noqa: S108
+    if settings.profile_text() is None:
+        return scratch
+    return [*scratch, m.VolumeMount(name="model-profile", mount_path=PROFILE_FOLDER, read_only=True)]
+
+
+def profile_name(settings: WorkflowSettings) -> str:
+    """Name of the ConfigMap with the model profile."""
+    return f"{settings.name}-model-profile"
+
+
+def artifacts_name(settings: WorkflowSettings) -> str:
+    """Name of the ConfigMap that says where artifacts go."""
+    return f"{settings.name}-artifacts"
+
+
+def result_artifacts(settings: WorkflowSettings) -> list[Parameter | Artifact]:
+    """Copies of the result files, as far as they are there, for the UI; the results themselves lie elsewhere."""
+    if settings.artifacts is None:
+        return []
+    return [
+        Artifact(name=name, path=f"{WORK}/artifacts/{file}", archive=NoneArchiveStrategy(), optional=True)
+        for name, file in ARTIFACTS.items()
+    ]

@@ -1,0 +1,301 @@
+"""The workflow: two ways to do a task, and what is done when a run fails."""
+
+from __future__ import annotations
+
+from hera.workflows import DAG, Parameter, Step, Steps, Task, WorkflowTemplate
+from hera.workflows import models as m
+
+from steps.options import Options, flag_of
+from workflows.containers import ARTIFACTS_KEY, USER_ID, WORK, artifacts_name, result_artifacts, step
+from workflows.containers import Step as ContainerStep
+from workflows.settings import WorkflowSettings
+
+MAIN = "main"
+SINGLE = "single"
+FINISH_SECONDS = 600
+"""For reporting a failure, which the Workflow's deadline does not end."""
+_ENDED = "detect.Succeeded || detect.Failed || detect.Errored || detect.Skipped"
+
+# When the workflow was started, in Unix seconds: `argo retry` begins anew, and nothing else tells a pod of that. The
+# controller measures the duration a little before it makes the pod; the two seconds are more than that, and less than
+# lies between a report and a retry.
+_STARTED = "{{=string(int(sprig.unixEpoch(sprig.now())) - int(float(workflow.duration)) - 2)}}"
+
+# Fixed words only: what nodes say may hold anything.
+_CODE = (
+    "{{=workflow.failures contains 'shutdown with strategy' ? 'stopped' : "
+    "(workflow.failures matches 'exceeded its deadline|longer than the specified deadline|deadline exceeded|timed out' "
+    "? 'timeout' : 'internal')}}"
+)
+_REASON = (
+    "{{=workflow.failures contains 'shutdown with strategy' ? 'the run was stopped' : "
+    "(workflow.failures matches 'exceeded its deadline|longer than the specified deadline|deadline exceeded|timed out' "
+    "? 'the run, or a pod of it, took longer than it may' : 'a pod of the run failed for good and could not say why')}}"
+)
+
+
+def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTemplate:
+    """The WorkflowTemplate.
+
+    Args:
+        settings: of the deployment; the defaults if None.
+
+    Returns:
+        Hera's object, to which steps may be added before it is created, printed by `to_yaml()` or built by `build()`.
+    """
+    settings = settings or WorkflowSettings()
+    template = WorkflowTemplate(
+        name=settings.name,
+        namespace=settings.namespace,
+        labels={"app.kubernetes.io/name": "reelscan", "app.kubernetes.io/part-of": "reelscan"},
+        annotations={
+            "workflows.argoproj.io/title": "Reelscan",
+            "workflows.argoproj.io/description": "Finds objects in a video. "
+            "`main` analyses chunks in pods of their own, `single` all in one pod.",
+        },
+        entrypoint=MAIN,
+        on_exit="report-failure",
+        arguments=parameters(),
+        workflow_metadata=m.WorkflowMetadata(
+            labels={"reelscan.dev/workflow": settings.name},
+            annotations={
+                "workflows.argoproj.io/title": "{{=workflow.parameters.title != '' ? workflow.parameters.title : "
+                "workflow.parameters.bucket + '/' + workflow.parameters.object}}",
+            },
+        ),
+        service_account_name=settings.service_account,
+        automount_service_account_token=False,
+        executor=m.ExecutorConfig(service_account_name=settings.executor_account),
+        security_context=m.PodSecurityContext(
+            run_as_non_root=True,
+            # Argo's image names no user by number.
+            run_as_user=USER_ID,
+            fs_group=USER_ID,
+            seccomp_profile=m.SeccompProfile(type="RuntimeDefault"),
+        ),
+        pod_metadata=m.Metadata(
+            labels={"app.kubernetes.io/name": "reelscan"},
+            annotations={
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+                "karpenter.sh/do-not-disrupt": "true",
+            },
+        ),
+        # As many as no run ever has: a voluntary disruption ends none of its pods.
+        pod_disruption_budget=m.PodDisruptionBudgetSpec(min_available=m.IntOrString(root=9999)),
+        artifact_repository_ref=None
+        if settings.artifacts is None
+        else m.ArtifactRepositoryRef(config_map=artifacts_name(settings), key=ARTIFACTS_KEY),
+        pod_gc=m.PodGC(strategy="OnPodSuccess", delete_delay_duration="30s"),
+        pod_priority_class_name=settings.priority_class,
+        image_pull_secrets=settings.image_pull_secret,
+        ttl_strategy=m.TTLStrategy(
+            seconds_after_success=settings.keep_succeeded_seconds,
+            seconds_after_failure=settings.keep_failed_seconds,
+        ),
+        active_deadline_seconds=settings.job_seconds + settings.pending_seconds,
+    )
+    # What is made within belongs to it.
+    with template:
+        _add_templates(settings)
+    return template
+
+
+def parameters() -> list[Parameter]:
+    """The workflow's parameters: a message, or what a person gives by hand."""
+    options = [
+        Parameter(name=name, value="", description=f"{field.description}; empty: the deployment's default")
+        for name, field in Options.model_fields.items()
+        if name != "priority"
+    ]
+    return [
+        Parameter(name="body", value="", description="a message from the task queue, base64-encoded"),
+        Parameter(name="message_id", value="", description="its id; empty: the workflow's uid"),
+        Parameter(name="bucket", value="", description="bucket of the video, instead of body"),
+        Parameter(name="object", value="", description="key of the video, instead of body"),
+        Parameter(name="id", value="", description="the sender's own token, returned unchanged"),
+        *options,
+        Parameter(name="title", value="", description="of the run, for people; empty: bucket and key"),
+    ]
+
+
+def _add_templates(settings: WorkflowSettings) -> None:
+    plan = step(
+        settings,
+        "plan",
+        "plan",
+        [
+            "plan",
+            *task_flags(),
+            *report_flags(),
+            "--report",
+            f"--runs-file={WORK}/runs.json",
+            f"--chunks-file={WORK}/chunks.json",
+            _ARTIFACTS_FLAG,
+        ],
+        resources=settings.plan_resources,
+        placement=settings.standard_nodes,
+        work_seconds=settings.plan_seconds,
+        outputs=[
+            Parameter(name="runs", value_from=m.ValueFrom(path=f"{WORK}/runs.json")),
+            Parameter(name="chunks", value_from=m.ValueFrom(path=f"{WORK}/chunks.json")),
+            *result_artifacts(settings),
+        ],
+    )
+    detect = step(
+        settings,
+        "detect",
+        "chunk-{{inputs.parameters.name}}",
+        ["detect", *run_flags(settings), "--chunk={{inputs.parameters.index}}", _LEASE_FLAG],
+        inputs=["run", "plan", "index", "name"],
+        resources=settings.detect_resources,
+        placement=settings.inference_nodes,
+        work_seconds=settings.chunk_seconds,
+        with_server=True,
+    )
+    merging = [
+        "aggregate",
+        *run_flags(settings),
+        *task_flags(),
+        "--record={{inputs.parameters.record}}",
+        *report_flags(),
+        _LEASE_FLAG,
+        _ARTIFACTS_FLAG,
+    ]
+    aggregate = step(
+        settings,
+        "aggregate",
+        "aggregate",
+        merging,
+        inputs=["run", "plan", "record"],
+        resources=settings.aggregate_resources,
+        placement=settings.standard_nodes,
+        work_seconds=settings.aggregate_seconds,
+        outputs=result_artifacts(settings),
+    )
+    detect_and_aggregate = step(
+        settings,
+        "detect-and-aggregate",
+        "chunk-{{inputs.parameters.name}}-and-aggregate",
+        [*merging, "--chunk={{inputs.parameters.index}}"],
+        inputs=["run", "plan", "record", "index", "name"],
+        resources=settings.detect_resources,
+        placement=settings.inference_nodes,
+        work_seconds=settings.chunk_seconds,
+        with_server=True,
+        outputs=result_artifacts(settings),
+    )
+    whole_job = step(
+        settings,
+        "whole-job",
+        "plan-detect-aggregate",
+        ["job", *task_flags(), *report_flags(), _LEASE_FLAG, _ARTIFACTS_FLAG],
+        resources=settings.detect_resources,
+        placement=settings.inference_nodes,
+        work_seconds=settings.job_seconds,
+        with_server=True,
+        outputs=result_artifacts(settings),
+    )
+    finish = step(
+        settings,
+        "finish",
+        "finish",
+        ["finish", *task_flags(), *report_flags(), f"--code={_CODE}", f"--message={_REASON}"],
+        resources=settings.aggregate_resources,
+        placement=settings.standard_nodes,
+        work_seconds=FINISH_SECONDS,
+    )
+    _add_main(plan)
+    _add_single(whole_job)
+    _add_analyse(settings, detect, aggregate, detect_and_aggregate)
+    _add_report_failure(finish)
+
+
+def task_flags() -> list[str]:
+    """What each step that reads the task is given of the workflow's parameters."""
+    options = [name for name in Options.model_fields if name != "priority"]
+    return [
+        "--body={{workflow.parameters.body}}",
+        "--message-id={{=workflow.parameters.message_id != '' ? workflow.parameters.message_id : workflow.uid}}",
+        "--received-at={{workflow.creationTimestamp.RFC3339}}",
+        "--bucket={{workflow.parameters.bucket}}",
+        "--object={{workflow.parameters.object}}",
+        "--id={{workflow.parameters.id}}",
+        *(f"{flag_of(name)}={{{{workflow.parameters.{name}}}}}" for name in options),
+    ]
+
+
+def run_flags(settings: WorkflowSettings) -> list[str]:
+    """What each step that works on a run is given."""
+    return [f"--run={settings.results.rstrip('/')}/{{{{inputs.parameters.run}}}}", "--plan={{inputs.parameters.plan}}"]
+
+
+def report_flags() -> list[str]:
+    """What each step that reports is given."""
+    return ["--workflow={{workflow.name}}", f"--workflow-started={_STARTED}"]
+
+
+_ARTIFACTS_FLAG = f"--artifacts={WORK}/artifacts"
+_LEASE_FLAG = "--lease-owner={{workflow.uid}}"
+
+
+def _add_main(plan: ContainerStep) -> None:
+    """Plan, then a run for each task of the message that is left to compute."""
+    with DAG(name=MAIN, fail_fast=False):
+        planned = Task(name="plan", template=plan)
+        item = {name: f"{{{{item.{name}}}}}" for name in ("record", "run", "plan", "count")}
+        runs = Task(
+            name="analyse",
+            template="analyse",
+            with_param="{{tasks.plan.outputs.parameters.runs}}",
+            # The chunks do not stand in the items: those become parts of the names of all nodes below.
+            arguments={**item, "chunks": "{{tasks.plan.outputs.parameters.chunks}}"},
+        )
+        planned >> runs
+
+
+def _add_single(whole_job: ContainerStep) -> None:
+    with DAG(name=SINGLE):
+        Task(name="whole-job", template=whole_job)
+
+
+def _add_analyse(
+    settings: WorkflowSettings, detect: ContainerStep, aggregate: ContainerStep, detect_and_aggregate: ContainerStep
+) -> None:
+    """Analyse the chunks of a run, and merge them; a single chunk in one pod. Equal runs take turns."""
+    run = {name: f"{{{{inputs.parameters.{name}}}}}" for name in ("run", "plan")}
+    record = {"record": "{{inputs.parameters.record}}"}
+    chunks = "{{{{=toJson(jsonpath(inputs.parameters.chunks, '$.r' + inputs.parameters.record + '.{}'))}}}}"
+    chunk = {"index": "{{item.index}}", "name": "{{item.name}}"}
+    with DAG(
+        name="analyse",
+        inputs=[Parameter(name=name) for name in ("record", "run", "plan", "count", "chunks")],
+        # A chunk that fails for good does not take the others along.
+        fail_fast=False,
+        parallelism=settings.parallelism,
+        synchronization=m.Synchronization(mutexes=[m.Mutex(name="{{inputs.parameters.run}}")]),
+    ):
+        Task(
+            name="detect",
+            template=detect,
+            with_param=chunks.format("detect"),
+            arguments={**run, **chunk},
+        )
+        Task(
+            name="aggregate",
+            template=aggregate,
+            when="{{inputs.parameters.count}} != 1",
+            depends=_ENDED,
+            arguments={**run, **record},
+        )
+        Task(
+            name="detect-and-aggregate",
+            template=detect_and_aggregate,
+            with_param=chunks.format("detect_and_aggregate"),
+            arguments={**run, **record, **chunk},
+        )
+
+
+def _add_report_failure(finish: ContainerStep) -> None:
+    """The exit handler, which has no pod when the run succeeded. A DAG here would be given up by `argo stop`."""
+    with Steps(name="report-failure"):
+        Step(name="finish", template=finish, when="{{workflow.status}} != Succeeded")
