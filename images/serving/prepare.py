@@ -150,14 +150,21 @@ def prepare(model: Path, target: Path, model_name: str, batch_size: int) -> tupl
     spec = check_signature(serving_signature(source / "saved_model.pb"), profile, str(model))
     version = target / (_FIRST_VERSION if source == model else source.name)
     shutil.copytree(source, version, ignore=shutil.ignore_patterns(FILE_NAME))
+    _open_up(target)
     warmup = version / WARMUP_FILE
     if not warmup.exists():
         warmup.parent.mkdir(exist_ok=True)
         warmup.write_bytes(warmup_record(warmup_request(spec, model_name, batch_size)))
     (target / FILE_NAME).write_text(profile.model_dump_json(indent=2, exclude_none=True) + "\n")
-    for path in (target, *target.rglob("*")):  # whoever the server runs as must be able to read it
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    _open_up(target)
     return profile, spec
+
+
+def _open_up(folder: Path) -> None:
+    """Whoever the server runs as must be able to read what may have been copied from a private or read-only folder."""
+    folder.chmod(0o755)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def main() -> int:

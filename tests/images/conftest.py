@@ -52,6 +52,7 @@ def serving_image(tool: Tool, steps_image: str, tmp_path_factory: pytest.TempPat
     tool.build("reelscan-tests/stand-in:1", context / "Dockerfile", context)
     model = write_saved_model(tmp_path_factory.mktemp("model") / "7")
     shutil.copy(ROOT / "samples" / "reelscan.json", model.parent)
+    model.chmod(0o555)  # as a shared folder may be
     arguments = {"BASE": "reelscan-tests/stand-in:1", "STEPS": steps_image, "MODEL_NAME": "people"}
     build_serving(tool, "reelscan-tests/serving:1", model.parent, arguments)
     return "reelscan-tests/serving:1"

@@ -135,7 +135,7 @@ def test_the_build_sees_what_it_copies_and_nothing_else() -> None:
         if not value.startswith("--from")
         for source in value.split()[:-1]
     }
-    lines = STEPS.with_name("Dockerfile.dockerignore").read_text().splitlines()
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in lines
     allowed = {line[1:] for line in lines if line.startswith("!")}
     assert {source if source in allowed else str(Path(source).parent) for source in sources} == allowed

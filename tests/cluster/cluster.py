@@ -1,0 +1,271 @@
+"""A namespace of a cluster with Reelscan in it, and what tests do there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+import yaml
+
+from steps.completed import Completed
+from workflows import WorkflowSettings, objects
+
+STEPS_IMAGE = os.environ.get("CLUSTER_STEPS_IMAGE", "reelscan/embedded:test")
+"""With the `embedded` target's model server in it, so that it serves beside itself."""
+NODE_SELECTOR: dict[str, str] = {}
+RUN_SECONDS = 300.0
+"""How long a run may take here before a test gives it up for hanging."""
+POLL_SECONDS = 0.3
+
+T = TypeVar("T")
+
+
+def wait_for(what: str, found: Callable[[], T | None], seconds: float = RUN_SECONDS) -> T:
+    """Ask until the answer is true, and give it. Fails, naming `what`, when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not (answer := found()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:g} s for {what}")
+        time.sleep(POLL_SECONDS)
+    return answer
+
+
+def embedded_serving(model: str | None = None, name: str = "ssd") -> dict[str, Any]:
+    """Settings of the container beside detect: the embedded server from the steps image."""
+    args = ["serve", "--host", "0.0.0.0", "--model-name", name]
+    return {
+        "image": STEPS_IMAGE,
+        "command": ["reelscan"],
+        "args": [*args, "--model", model] if model else args,
+        "resources": {"cpu": "100m", "memory": "700Mi"},
+        "start_seconds": 120,
+    }
+
+
+@dataclass
+class Run:
+    """A Workflow that was submitted."""
+
+    cluster: Cluster
+    name: str
+
+    def workflow(self) -> dict[str, Any]:
+        """The object as it is now."""
+        return self.cluster.get("workflow", self.name)
+
+    @property
+    def uid(self) -> str:
+        """The task's id, of a run by hand."""
+        return str(self.workflow()["metadata"]["uid"])
+
+    def phase(self) -> str:
+        """As Argo says; empty while it has not looked at it."""
+        return str(self.workflow().get("status", {}).get("phase", ""))
+
+    def ended(self) -> str:
+        """The phase once it has ended, else empty."""
+        workflow = self.workflow()
+        completed = workflow["metadata"].get("labels", {}).get("workflows.argoproj.io/completed") == "true"
+        return str(workflow["status"]["phase"]) if completed else ""
+
+    def wait(self, seconds: float = RUN_SECONDS) -> str:
+        """Wait for its end; gives the phase."""
+        return wait_for(f"workflow {self.name} to end\n{self.tree()}", self.ended, seconds)
+
+    def nodes(self, template: str | None = None, kind: str = "Pod") -> list[dict[str, Any]]:
+        """Its nodes of a kind, perhaps only those of a template."""
+        nodes = self.workflow().get("status", {}).get("nodes", {}).values()
+        return [n for n in nodes if n["type"] == kind and template in (None, n.get("templateName"))]
+
+    def tree(self) -> str:
+        """What `argo get` shows."""
+        return self.cluster.argo("get", self.name)
+
+    def pods(self, template: str) -> list[dict[str, Any]]:
+        """Pods of a template that exist now, the oldest first."""
+        found = self.cluster.list("pods", f"workflows.argoproj.io/workflow={self.name}")
+        pods = [pod for pod in found if f"-{template}-" in pod["metadata"]["name"]]
+        return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def working_pod(self, template: str, container: str = "main") -> dict[str, Any]:
+        """A pod of a template whose container is running now; waits for one."""
+
+        def running() -> dict[str, Any] | None:
+            for pod in self.pods(template):
+                status = pod.get("status", {})
+                containers = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
+                if any(c["name"] == container and "running" in c.get("state", {}) for c in containers):
+                    return pod
+            return None
+
+        return wait_for(f"a {template} pod of {self.name} with {container} running", running)
+
+    def completed(self, attempt: int = 1, task_id: str | None = None) -> Completed:
+        """The completed message; waits for it."""
+        return self.cluster.completed(task_id or self.uid, attempt)
+
+
+@dataclass
+class Cluster:
+    """A namespace with the WorkflowTemplate `reelscan`, buckets and queues of its own."""
+
+    namespace: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    received: list[Completed] = field(default_factory=list)
+    dead_letters: list[dict[str, Any]] = field(default_factory=list)
+
+    # Argo and Kubernetes
+
+    def command(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """Output of a program."""
+        done = subprocess.run(arguments, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"{shlex.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout + ("" if check else done.stderr)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """Output of kubectl in this namespace."""
+        return self.command("kubectl", "-n", self.namespace, *arguments, stdin=stdin, check=check)
+
+    def argo(self, *arguments: str, check: bool = True) -> str:
+        """Output of argo in this namespace."""
+        return self.command("argo", "-n", self.namespace, *arguments, check=check)
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        """An object."""
+        answer: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-o", "json"))
+        return answer
+
+    def list(self, kind: str, selector: str) -> list[dict[str, Any]]:
+        """Objects with labels."""
+        items: list[dict[str, Any]] = json.loads(self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"]
+        return items
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        """Create or change objects."""
+        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(documents))
+
+    def deploy(self, name: str = "reelscan", **changes: Any) -> WorkflowSettings:
+        """Apply the objects of a WorkflowTemplate, with other settings than the rest's where given."""
+        settings = WorkflowSettings.model_validate({**self.settings, "name": name, **changes})
+        self.apply(*objects(settings))
+        return settings
+
+    def submit(self, template: str = "reelscan", *, entrypoint: str | None = None, **parameters: Any) -> Run:
+        """`argo submit --from workflowtemplate/...` with parameters."""
+        given = [text for name, value in parameters.items() for text in ("-p", f"{name}={value}")]
+        chosen = ["--entrypoint", entrypoint] if entrypoint else []
+        name = self.argo("submit", "--from", f"workflowtemplate/{template}", *chosen, *given, "-o", "name")
+        return Run(self, name.strip())
+
+    # S3 and SQS
+
+    @property
+    def s3(self) -> Any:
+        """Client."""
+        return boto3.client("s3")
+
+    @property
+    def sqs(self) -> Any:
+        """Client."""
+        return boto3.client("sqs")
+
+    @property
+    def videos(self) -> str:
+        """Bucket of the videos."""
+        return f"videos-{self.namespace}"
+
+    @property
+    def results(self) -> str:
+        """Bucket of the results."""
+        return f"results-{self.namespace}"
+
+    def upload(self, path: Path, key: str | None = None) -> str:
+        """Put a video into S3; gives its key."""
+        self.s3.upload_file(str(path), self.videos, key or path.name)
+        return key or path.name
+
+    def result(self, completed: Completed, file: str) -> bytes:
+        """A result file of a run."""
+        assert completed.results is not None
+        bucket, _, prefix = completed.results.removeprefix("s3://").partition("/")
+        content: bytes = self.s3.get_object(Bucket=bucket, Key=prefix + file)["Body"].read()
+        return content
+
+    def completed(self, task_id: str, attempt: int = 1, seconds: float = RUN_SECONDS) -> Completed:
+        """The completed message of a task; waits for it."""
+
+        def found() -> Completed | None:
+            self.receive()
+            return next((m for m in self.received if (m.task_id, m.attempt) == (task_id, attempt)), None)
+
+        return wait_for(f"the completed message of {task_id}, attempt {attempt}", found, seconds)
+
+    def all_completed(self, task_id: str) -> list[Completed]:
+        """All completed messages of a task that came so far."""
+        self.receive()
+        return [message for message in self.received if message.task_id == task_id]
+
+    def receive(self) -> None:
+        """Take what is on the completed and the dead-letter queue now."""
+        self.received += [Completed.from_bytes(m["Body"].encode()) for m in self._drain("completed")]
+        self.dead_letters += self._drain("dead")
+
+    def _drain(self, kind: str) -> list[dict[str, Any]]:
+        url = self.sqs.get_queue_url(QueueName=f"{kind}-{self.namespace}")["QueueUrl"]
+        taken = []
+        while messages := self.sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
+        ).get("Messages"):
+            for message in messages:
+                self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+            taken += messages
+        return taken
+
+
+@contextmanager
+def open_cluster(namespace: str) -> Iterator[Cluster]:
+    """A namespace with everything deployed, removed afterwards."""
+    cluster = Cluster(
+        namespace,
+        settings={
+            "namespace": namespace,
+            "steps_image": STEPS_IMAGE,
+            "serving": embedded_serving(),
+            "model_profile": "coco_ssd_mobilenet_v1_quant",
+            "results": f"s3://results-{namespace}/reelscan",
+            "artifacts": f"s3://results-{namespace}/artifacts",
+            "completed_queue": f"completed-{namespace}",
+            "dead_letter_queue": f"dead-{namespace}",
+            "aws_region": os.environ["AWS_DEFAULT_REGION"],
+            "aws_endpoint_url": os.environ.get("AWS_ENDPOINT_URL"),
+            "aws_secret": "aws",
+            "plan_resources": {"cpu": "100m", "memory": "500Mi"},
+            "detect_resources": {"cpu": "100m", "memory": "500Mi"},
+            "aggregate_resources": {"cpu": "100m", "memory": "500Mi"},
+            "standard_nodes": {},
+            "inference_nodes": {},
+            "retry_seconds": 1,
+        },
+    )
+    cluster.command("kubectl", "create", "namespace", namespace)
+    try:
+        for bucket in (cluster.videos, cluster.results):
+            cluster.s3.create_bucket(Bucket=bucket)
+        for queue in ("completed", "dead"):
+            cluster.sqs.create_queue(QueueName=f"{queue}-{namespace}")
+        secret = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+        cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "aws"}, "stringData": secret})
+        cluster.deploy()
+        yield cluster
+    finally:
+        cluster.command("kubectl", "delete", "namespace", namespace, "--wait=false")
