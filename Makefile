@@ -12,7 +12,7 @@ TEST_ARGS ?=
 SERVING ?=
 
 # What builds images: docker, podman or buildah, with arguments of its own if it needs any, for example
-# CONTAINER_BUILD='buildah --storage-driver overlay'. Unset: the first of them that is installed.
+# CONTAINER_BUILD='buildah --storage-driver overlay'. Unset: the first of them that works.
 CONTAINER_BUILD ?=
 # More arguments for each build, for example '--platform linux/arm64'.
 CONTAINER_BUILD_ARGS ?=

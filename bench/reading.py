@@ -91,7 +91,7 @@ def measure_readings(setup: Setup) -> list[Reading]:
 def _measure(clip: Path, environment: dict[str, str], relay: CountingRelay) -> Reading:
     video = ("--bucket", TASK_DATA_BUCKET, "--object", clip.name, "--chunk-seconds", _CHUNK_SECONDS)
     before = relay.received_bytes
-    planned = json.loads(run_step(environment, "plan", *video))
+    (planned,) = json.loads(run_step(environment, "plan", *video))
     plan_bytes, before = relay.received_bytes - before, relay.received_bytes
     for chunk in planned["chunks"]:
         run_step(environment, "detect", "--run", planned["results"], "--chunk", str(chunk["index"]))

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from steps import errors
 from steps.options import Options, flag_of
 from steps.settings import Settings, variable_of
+from steps.variables import COMMAND_VARIABLES
 
 TARGET = Path(__file__).with_name("reference.md")
 
@@ -52,6 +53,9 @@ def reference() -> str:
                 ),
             ),
             "",
+            f"Of the command line alone: `{'`, `'.join(COMMAND_VARIABLES)}`. A `REELSCAN_*` variable that is none",
+            "of these is refused, but for those that Kubernetes sets for a Service named `reelscan-...`.",
+            "",
             "AWS is found by its usual variables and files: `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_PROFILE`, keys.",
             "",
             "## Exit statuses and error codes",
@@ -64,8 +68,8 @@ def reference() -> str:
                 ),
             ),
             "",
-            "0 is done, 1 a defect, 130 stopped by Ctrl-C. `reelscan send --wait` ends with 1 for a task that failed with",
-            "`internal`: something is wrong where the service runs, and the message says what. `deleted` is the code of a run that was deleted before it ended.",
+            "0 is done, 1 a defect, 130 stopped by Ctrl-C. `deleted` is the code of a run deleted before it ended.",
+            "`send --wait` ends with 1 for `internal`: something is wrong where the service runs; the message says it.",
             "",
         ]
     )  # fmt: skip

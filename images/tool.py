@@ -67,7 +67,7 @@ class Tool:
 
 
 def find_tool(setting: str = "", build_arguments: str = "") -> Tool:
-    """The tool that is set, else the first that is installed.
+    """The tool that is set, else the first that is installed and works.
 
     Args:
         setting: A program and its first arguments, such as `buildah --storage-driver overlay`; empty: look for one.
@@ -78,12 +78,19 @@ def find_tool(setting: str = "", build_arguments: str = "") -> Tool:
     """
     words = shlex.split(setting)
     if not words:
-        words = [next((kind for kind in KINDS if shutil.which(kind)), "")]
+        words = [next((kind for kind in KINDS if shutil.which(kind) and _works(kind)), "")]
         if not words[0]:
-            raise ToolError(f"no container tool found: install one of {', '.join(KINDS)}, or set CONTAINER_BUILD")
+            raise ToolError(f"no container tool that works: install {' or '.join(KINDS)}, or set CONTAINER_BUILD")
     tool = Tool(tuple(words), tuple(shlex.split(build_arguments)))
     if tool.kind not in KINDS:
         raise ToolError(f"CONTAINER_BUILD is {setting!r}; known are {', '.join(KINDS)}")
     if shutil.which(words[0]) is None:
         raise ToolError(f"CONTAINER_BUILD is {setting!r}, but there is no program {words[0]!r}")
     return tool
+
+
+def _works(kind: str) -> bool:
+    """Whether there is all that it needs; Docker's program alone, without its daemon, can do nothing."""
+    if kind != "docker":
+        return True
+    return subprocess.run([kind, "version"], capture_output=True, check=False, timeout=60).returncode == 0

@@ -9,6 +9,7 @@ import re
 import signal
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -28,6 +29,17 @@ CLIP = ROOT / "samples" / "one-by-one-person.mp4"
 GOAL_SECONDS = 0.5
 
 
+@pytest.fixture
+def show(capsys: pytest.CaptureFixture[str], pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Prints a figure that is for people, whatever pytest captures."""
+
+    def line(words: str) -> None:
+        with capsys.disabled():
+            pytestconfig.get_terminal_writer().line(f"\n{words}")
+
+    return line
+
+
 def python(containers: Containers, image: str, program: str, **environment: str) -> str:
     """The output of a Python program in an image."""
     status, said = containers.run(image, "-c", program, entry="python", environment=environment)
@@ -35,9 +47,9 @@ def python(containers: Containers, image: str, program: str, **environment: str)
     return said
 
 
-def test_the_steps_image_is_within_its_limits(tool: Tool, steps_image: str, pytestconfig: pytest.Config) -> None:
+def test_the_steps_image_is_within_its_limits(tool: Tool, steps_image: str, show: Callable[[str], None]) -> None:
     size = measure_image(tool, steps_image)
-    pytestconfig.get_terminal_writer().line(f"\n{report(size)}")
+    show(report(size))
     assert exceeded(size) == []
     assert {"av", "numpy", "pyarrow", "reelscan", "(base image)"} <= size.by_package.keys()
 
@@ -107,7 +119,7 @@ def test_what_credentials_come_from_is_there(containers: Containers, steps_image
     assert said.split() == ["s3", "sqs", "sts", "sso", "sso-oidc", "signin"]
 
 
-def test_a_step_starts(containers: Containers, steps_image: str, pytestconfig: pytest.Config) -> None:
+def test_a_step_starts(containers: Containers, steps_image: str, show: Callable[[str], None]) -> None:
     """Prints the CPU seconds up to a step's first answer from S3; a slow machine is no reason to fail."""
     program = (
         "import json, resource, subprocess, sys\n"
@@ -128,9 +140,7 @@ def test_a_step_starts(containers: Containers, steps_image: str, pytestconfig: p
             statuses, seconds = zip(*(line.split() for line in said.splitlines()), strict=True)
             assert set(statuses) == {"3"}
             middle = statistics.median(map(float, seconds[1:]))
-            pytestconfig.get_terminal_writer().line(
-                f"\n{step[0]} starts with {middle:.2f} s of CPU; the goal is {GOAL_SECONDS} s"
-            )
+            show(f"{step[0]} starts with {middle:.2f} s of CPU; the goal is {GOAL_SECONDS} s")
 
 
 def test_the_whole_job_runs_in_the_images(containers: Containers, steps_image: str, embedded_image: str) -> None:

@@ -288,3 +288,64 @@ class TestHolding:
     def test_nothing_of_a_message_is_in_it(self, make_lease: MakeLease, folder: FolderStore) -> None:
         with make_lease(folder, LONG_SECONDS):
             assert set(content(folder)) == {"owner", "machine", "pid", "seconds", "renewals", "released"}
+
+
+def test_those_who_name_the_same_owner_share_it(store: Store) -> None:
+    first, second, stranger = (Lease(store, LONG_SECONDS, owner) for owner in ("workflow-1", "workflow-1", "other"))
+    try:
+        assert first.acquire(DEADLINE_SECONDS)
+        assert second.acquire(DEADLINE_SECONDS)
+        with pytest.raises(TimeLimitError, match="workflow-1"):
+            stranger.acquire(0.1)
+    finally:
+        for lease in (first, second, stranger):
+            lease.release()
+
+
+def test_one_who_leaves_a_shared_lease_lets_nobody_else_in(store: Store) -> None:
+    first, stranger = Lease(store, LONG_SECONDS, "workflow-1"), Lease(store, LONG_SECONDS, "other")
+    first.acquire(DEADLINE_SECONDS)
+    first.leave()
+    with pytest.raises(TimeLimitError):
+        stranger.acquire(0.1)
+
+    last = Lease(store, LONG_SECONDS, "workflow-1")
+    last.acquire(DEADLINE_SECONDS)
+    last.release()
+    assert stranger.acquire(DEADLINE_SECONDS)
+    stranger.release()
+
+
+def test_a_shared_lease_is_renewed_by_each_and_lost_by_none(folder: FolderStore) -> None:
+    seconds = 0.6
+    sharing = [Lease(folder, seconds, "workflow-1") for _ in range(3)]
+    for lease in sharing:
+        lease.acquire(DEADLINE_SECONDS)
+    try:
+        renewed = threading.Event()
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while content(folder)["renewals"] < 8 and time.monotonic() < deadline:
+            renewed.wait(0.05)
+        assert content(folder)["renewals"] >= 8
+        for lease in sharing:
+            lease.check()
+    finally:
+        for lease in sharing:
+            lease.release()
+
+
+def test_a_shared_lease_that_another_took_over_is_lost_by_all(folder: FolderStore) -> None:
+    sharing = [Lease(folder, 0.3, "workflow-1") for _ in range(2)]
+    for lease in sharing:
+        lease.acquire(DEADLINE_SECONDS)
+    folder.put(LEASE_KEY, json.dumps({"owner": "other", "seconds": LONG_SECONDS, "released": False}).encode())
+    try:
+        for lease in sharing:
+            deadline = time.monotonic() + DEADLINE_SECONDS
+            while not lease.lost and time.monotonic() < deadline:
+                threading.Event().wait(0.02)
+            assert lease.lost
+    finally:
+        for lease in sharing:
+            lease.release()
+    assert content(folder)["owner"] == "other"

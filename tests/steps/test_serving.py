@@ -231,7 +231,9 @@ def test_a_grpc_server_of_another_kind_is_a_misfit():
         other.stop(0).wait()
 
 
-@pytest.mark.parametrize("address", ["", "localhost", "http://localhost:8500", "host:port", "a b:1", ":8500", "h:0", "h:65536"])
+@pytest.mark.parametrize(
+    "address", ["", "localhost", "http://localhost:8500", "host:port", "a b:1", ":8500", "h:0", "h:65536"]
+)
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(UsageError, match="HOST:PORT"):
         ServingClient(address, "ssd")
