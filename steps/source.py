@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 FIRST_BLOCK_BYTES = 64 << 10
 LARGEST_BLOCK_BYTES = 4 << 20
-KEPT_BLOCKS = 4
+KEPT_BYTES = 2 * LARGEST_BLOCK_BYTES
 
 
 class Source(Protocol):
@@ -255,7 +255,7 @@ class _BotocoreObject:
 class SourceReader:
     """A file object over a source, as FFmpeg wants it, that asks for growing blocks while reading goes forward.
 
-    Reading never goes past `header_bytes` or `end` on its own account, keeps at most `KEPT_BLOCKS` blocks, and stops
+    Reading never goes past `header_bytes` or `end` on its own account, keeps at most `KEPT_BYTES`, and stops
     with an error at the deadline or after `limit_bytes` (a hostile index can make reading jump for ever). FFmpeg takes
     an exception in `read` for an I/O error and may carry on with what it has: `raise_error` says what it was.
     """
@@ -341,6 +341,9 @@ class SourceReader:
                 f"{self._source.identity.url}: its index makes reading jump to and fro: {self.bytes_read} bytes read "
                 f"of {self._size}; rewrap it with its packets in order of time"
             )
+        # Before the read, so that never more are in memory.
+        while self._blocks and sum(len(block) for _, block in self._blocks) + wanted > KEPT_BYTES:
+            del self._blocks[0]
         data = self._source.read(self._position, wanted)
         self.bytes_read += len(data)
         if self._position == 0:
@@ -348,7 +351,6 @@ class SourceReader:
         if self.tap:
             self.tap(self._position, data)
         self._blocks.append((self._position, data))
-        del self._blocks[:-KEPT_BLOCKS]
         return data
 
 

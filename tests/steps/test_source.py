@@ -24,7 +24,7 @@ from steps.errors import (
 )
 from steps.plan import SourceIdentity
 from steps.settings import Settings
-from steps.source import FIRST_BLOCK_BYTES, KEPT_BLOCKS, LARGEST_BLOCK_BYTES, Source, SourceReader, open_source
+from steps.source import FIRST_BLOCK_BYTES, KEPT_BYTES, LARGEST_BLOCK_BYTES, Source, SourceReader, open_source
 from tests.conftest import Aws
 from tests.faults import FaultProxy
 from tests.media.library import ClipLibrary
@@ -468,16 +468,16 @@ class TestReader:
 
         assert len(source.reads) == 2
 
-    def test_only_few_blocks_are_kept(self) -> None:
+    def test_only_so_many_bytes_are_kept(self) -> None:
         source = CountingSource(MadeSource(40 << 20))
         reader = reader_of(source)
-        for number in range(KEPT_BLOCKS + 1):
-            reader.seek(number * (5 << 20))
-            reader.read(1)
+        for number in range(3):
+            reader.seek(number * (10 << 20))
+            reader.read(KEPT_BYTES // 2)
         reader.seek(0)
         reader.read(1)
 
-        assert len(source.reads) == KEPT_BLOCKS + 2
+        assert len(source.reads) == 4
 
     def test_what_is_kept_does_not_grow_with_what_was_read(self) -> None:
         reader = reader_of(BlankSource(200 << 20))
@@ -490,7 +490,7 @@ class TestReader:
             tracemalloc.stop()
 
         assert reader.bytes_read == 200 << 20
-        assert peak <= (KEPT_BLOCKS + 1) * LARGEST_BLOCK_BYTES + (2 << 20)
+        assert peak <= KEPT_BYTES + LARGEST_BLOCK_BYTES + (2 << 20)
 
     @pytest.mark.parametrize("end", [1, 1000, FIRST_BLOCK_BYTES, 100_000, 5 << 20])
     def test_reading_does_not_go_past_the_end_on_its_own_account(self, end: int) -> None:
