@@ -28,15 +28,32 @@ SERVING_MODEL_NAME ?= ssd
 # More arguments for `make lock`: --upgrade takes the newest versions.
 LOCK_ARGS ?=
 
+# What `make submit` submits: s3://BUCKET/KEY, OPTIONS='fps=2 labels=person,car' quoted as in a shell, ENTRYPOINT main or
+# single (unset: the template's), NAMESPACE (unset: the kubeconfig's) and TEMPLATE.
+VIDEO ?=
+OPTIONS ?=
+ENTRYPOINT ?=
+NAMESPACE ?=
+TEMPLATE ?= reelscan
+# They reach the program as they are, past make and the shell: a key may hold any character.
+unexport VIDEO OPTIONS
+export SUBMIT_VIDEO = $(value VIDEO)
+export SUBMIT_OPTIONS = $(value OPTIONS)
+
+# `make test-cluster` works on the cluster of KUBECONFIG. The variables AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID,
+# AWS_SECRET_ACCESS_KEY and, if it is not AWS, AWS_ENDPOINT_URL say which S3 and SQS the tests and the pods use. The image is
+# the `embedded` target of images/steps/Dockerfile, under a name that the nodes can pull.
+CLUSTER_STEPS_IMAGE ?= reelscan/embedded:test
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint format ci bench docs test-serving test-tensorflow images lock \
-  test-images clean
+.PHONY: help install demo test lint format ci bench bench-cluster docs test-serving test-tensorflow images lock \
+  test-images manifests submit test-cluster clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: .venv/.installed-local ## set up .venv with all that running on one machine needs
+install: .venv/.installed-local ## set up .venv with all that running on one machine, and submitting to a cluster, needs
 
 demo: .venv/.installed-local ## do the whole job on the sample clip with an embedded service; results in out/demo/
 	@.venv/bin/python -m local.demo
@@ -49,7 +66,7 @@ lint: .venv/.installed-dev ## check style and types
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/hadolint images/*/Dockerfile
-	.venv/bin/shellcheck images/serving/serve
+	.venv/bin/shellcheck .ci/run images/serving/serve
 
 format: .venv/.installed-dev ## rewrite the code in the project's style
 	.venv/bin/ruff check --fix-only
@@ -60,6 +77,9 @@ ci: ## do what continuous integration does, and print the time of each stage
 
 bench: .venv/.installed-dev ## measure detect against decoding alone and the server alone; JSON in out/bench/
 	.venv/bin/python -m bench
+
+bench-cluster: .venv/.installed-dev ## measure runs on the cluster of your kubeconfig; JSON in out/bench/
+	CLUSTER_STEPS_IMAGE="$(CLUSTER_STEPS_IMAGE)" .venv/bin/python -m bench.cluster
 
 test-serving: .venv/.installed-dev ## examine a TensorFlow Serving server: make test-serving SERVING=host:port
 	@test -n "$(SERVING)" || { echo "SERVING is not set: make test-serving SERVING=host:port" >&2; exit 2; }
@@ -81,6 +101,27 @@ test-images: .venv/.installed-dev ## build the images with CONTAINER_BUILD, and 
 	CONTAINER_BUILD="$(CONTAINER_BUILD)" CONTAINER_BUILD_ARGS="$(CONTAINER_BUILD_ARGS)" \
 	  .venv/bin/pytest -m images tests/images $(TEST_ARGS)
 
+manifests: .venv/.installed-dev ## render workflows/manifests/, of the defaults and of each of workflows/examples/
+	.venv/bin/reelscan template --all --output workflows/manifests/default.yaml
+	for settings in workflows/examples/*.yaml; do \
+	  .venv/bin/reelscan template --all --settings "$$settings" --output "workflows/manifests/$${settings##*/}" || exit; \
+	done
+
+submit: .venv/.installed-local ## submit a video to Argo and follow the run: make submit VIDEO=s3://BUCKET/KEY
+	@test -n "$$SUBMIT_VIDEO" || { echo "VIDEO is not set: make submit VIDEO=s3://BUCKET/KEY" >&2; exit 2; }
+	@.venv/bin/python -m workflows.submit --video="$$SUBMIT_VIDEO" --options="$$SUBMIT_OPTIONS" \
+	  --entrypoint="$(ENTRYPOINT)" --namespace="$(NAMESPACE)" --template="$(TEMPLATE)"
+
+test-cluster: .venv/.installed-dev ## test on the cluster of your kubeconfig, in a namespace that is removed after
+	@for program in kubectl argo; do \
+	  command -v $$program >/dev/null || { echo "test-cluster needs the program $$program" >&2; exit 2; }; \
+	done
+	@kubectl --request-timeout=20s get crd workflows.argoproj.io >/dev/null || { \
+	  echo "no cluster with Argo Workflows answers: set KUBECONFIG to the kubeconfig of one" >&2; exit 2; }
+	@test -n "$$AWS_DEFAULT_REGION" && test -n "$$AWS_ACCESS_KEY_ID" && test -n "$$AWS_SECRET_ACCESS_KEY" || { \
+	  echo "set AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, which the pods are given too" >&2; exit 2; }
+	CLUSTER_STEPS_IMAGE="$(CLUSTER_STEPS_IMAGE)" .venv/bin/pytest -m cluster tests/cluster $(TEST_ARGS)
+
 docs: .venv/.installed-dev ## write docs/reference.md anew from the code
 	.venv/bin/python docs/generate.py
 
@@ -90,7 +131,7 @@ clean: ## remove .venv, results in out/, and what the tools leave
 # A stamp says what .venv holds, so that a second `make` starts at once and a changed pyproject.toml is followed.
 .venv/.installed-local: pyproject.toml setup.py | .venv/bin/python
 	@echo "Installing Python packages into .venv: about 240 MB to download at first, a minute or two"
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[local,workflows]'
 	@touch "$@"
 
 .venv/.installed-dev: pyproject.toml setup.py | .venv/bin/python
