@@ -78,15 +78,18 @@ def _build(options: argparse.Namespace) -> int:
     over = exceeded(size)
     for words in over:
         print(f"images: {steps} is too large: {words}", file=sys.stderr)
+    status = 1 if over else 0
+    outcome = f"not built  {serving}: it needs a model; set SERVING_MODEL to the folder of a SavedModel"
     if options.serving_model:
         arguments = {"VERSION": options.serving_version, "STEPS": steps, "MODEL_NAME": options.model_name}
-        build_serving(tool, serving, Path(options.serving_model), arguments)
-    print(f"built      {steps} with {tool.kind}")
-    if options.serving_model:
-        print(f"built      {serving}: {options.model_name} from {options.serving_model}")
-    else:
-        print(f"not built  {serving}: it needs a model; set SERVING_MODEL to the folder of a SavedModel")
-    return 1 if over else 0
+        try:
+            build_serving(tool, serving, Path(options.serving_model), arguments)
+            outcome = f"built      {serving}: {options.model_name} from {options.serving_model}"
+        except ToolError as error:
+            outcome = f"not built  {serving}: {error}"
+            status = 2
+    print(f"built      {steps} with {tool.kind}\n{outcome}")
+    return status
 
 
 def main() -> int:

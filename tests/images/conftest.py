@@ -14,7 +14,7 @@ from images.tool import Tool, find_tool
 from tests.images.containers import Containers
 from tests.images.saved_models import write_saved_model
 
-STEPS_BASE = "python:3.11-slim-bookworm"
+STEPS_BASE = "docker.io/library/python:3.11-slim-bookworm"
 
 
 @pytest.fixture(scope="session")

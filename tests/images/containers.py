@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -28,13 +29,18 @@ exec chroot --userspec="$user" --groups="${user#*:}" "$root" "$@"
 
 
 class Running:
-    """A container that runs. Its output is one stream of lines."""
+    """A container that runs. Its output is one stream of lines.
 
-    def __init__(self, command: Sequence[str], *, forwards_signals: bool) -> None:
+    Args:
+        command: What runs it.
+        ending: What ends it, if a tool runs it; else the command's first child is its process 1.
+    """
+
+    def __init__(self, command: Sequence[str], ending: Sequence[str] | None = None) -> None:
         self._process = subprocess.Popen(
             list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
-        self._forwards_signals = forwards_signals
+        self._ending = ending
 
     def wait_for_line(self, start: str) -> str:
         """The first line that begins so; fails if the output ends before."""
@@ -47,8 +53,8 @@ class Running:
         raise AssertionError(f"no line {start!r} in {before}")
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal to process 1 of the container."""
-        os.kill(self._process.pid if self._forwards_signals else self._first_child(), number)
+        """Sends a signal to process 1 of the container: by the tool, which passes it on, or as what it is outside."""
+        os.kill(self._process.pid if self._ending else self._first_child(), number)
 
     def _first_child(self) -> int:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
@@ -65,10 +71,12 @@ class Running:
         return self._process.returncode, rest
 
     def end(self) -> None:
-        """Ends what a failed test left."""
-        with contextlib.suppress(ProcessLookupError):
+        """Ends what a test left."""
+        if self._process.poll() is None and self._ending:
+            subprocess.run(self._ending, capture_output=True, check=False, timeout=DEADLINE_SECONDS)
+        elif self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate()
+        self._process.communicate(timeout=DEADLINE_SECONDS)
 
 
 class Containers:
@@ -86,14 +94,16 @@ class Containers:
         """A container that runs while the block does, unless the test ends it."""
         variables = environment or {}
         if self._tool.kind == "buildah":
-            running = Running(self._entered(image, arguments, entry, variables), forwards_signals=False)
+            running = Running(self._entered(image, arguments, entry, variables))
         else:
+            container = f"reelscan-tests-{uuid.uuid4().hex}"
             command = [
-                *self._tool.command, "run", "--rm", "--network=host", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL",
-                "--security-opt=no-new-privileges", *(f"--env={name}={value}" for name, value in variables.items()),
+                *self._tool.command, "run", "--rm", f"--name={container}", "--network=host", "--read-only",
+                "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges",
+                *(f"--env={name}={value}" for name, value in variables.items()),
                 *([f"--entrypoint={entry}"] if entry else []), image, *arguments,
             ]  # fmt: skip
-            running = Running(command, forwards_signals=True)
+            running = Running(command, [*self._tool.command, "kill", "--signal=KILL", container])
         try:
             yield running
         finally:

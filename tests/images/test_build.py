@@ -177,11 +177,13 @@ def test_a_profile_in_the_models_folder_goes_before_one_beside_it(tmp_path: Path
     assert (folder / "model" / "reelscan.json").read_text() == "inside"
 
 
-def test_a_model_that_is_no_folder_is_refused(tools: Tools, tmp_path: Path) -> None:
+def test_a_model_that_is_no_folder_is_told_beside_what_was_built(tools: Tools, tmp_path: Path) -> None:
     tools.add("docker")
-    said = make_images(f"--serving-model={tmp_path}/absent", status=2).stderr
-    assert (
-        said == f"images: SERVING_MODEL is '{tmp_path}/absent': name the folder of a SavedModel, or of its versions\n"
+    said = make_images(f"--serving-model={tmp_path}/absent", status=2).stdout
+    assert said.endswith(
+        "built      acme/steps:1.2 with docker\n"
+        f"not built  acme/serving:1.2: SERVING_MODEL is '{tmp_path}/absent': "
+        "name the folder of a SavedModel, or of its versions\n"
     )
 
 

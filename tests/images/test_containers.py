@@ -66,7 +66,7 @@ def test_it_runs_as_user_1000_and_can_write_to_tmp_alone(containers: Containers,
         steps_image,
         "import os, pathlib, tempfile\n"
         "print(os.getuid(), os.getgid(), pathlib.Path.home(), tempfile.gettempdir(), os.getcwd())\n"
-        "for folder in ('/', '/opt/reelscan', '/var/tmp', '/tmp'):\n"
+        "for folder in ('/', '/opt/reelscan', '/usr/local', '/tmp'):\n"
         "    try: pathlib.Path(folder, 'probe').touch()\n"
         "    except OSError as error: print(error.strerror)\n",
     )

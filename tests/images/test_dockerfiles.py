@@ -60,7 +60,13 @@ def test_every_base_has_a_fixed_tag(path: Path) -> None:
         base = stage.base
         while "${" in base:
             base = re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], base)
-        assert base in names or re.fullmatch(r"[a-z/]+:\d[\w.-]+", base), stage.base
+        assert base in names or re.fullmatch(r"[a-z./]+:\d[\w.-]+", base), stage.base
+
+
+def test_public_bases_are_named_with_their_registry() -> None:
+    """Podman and Buildah know no default one."""
+    assert read(STEPS)[0]["BASE"].startswith("docker.io/library/")
+    assert read(SERVING)[0]["BASE"].startswith("docker.io/")
 
 
 @pytest.mark.parametrize("path", BOTH)
