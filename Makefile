@@ -44,6 +44,9 @@ export SUBMIT_OPTIONS = $(value OPTIONS)
 # AWS_SECRET_ACCESS_KEY and, if it is not AWS, AWS_ENDPOINT_URL say which S3 and SQS the tests and the pods use. The image is
 # the `embedded` target of images/steps/Dockerfile, under a name that the nodes can pull.
 CLUSTER_STEPS_IMAGE ?= reelscan/embedded:test
+# A program that makes S3 and SQS fail by its argument refuse or hang, and work again by accept and resume. Unset: the tests
+# that need it are left out.
+CLUSTER_AWS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -120,7 +123,9 @@ test-cluster: .venv/.installed-dev ## test on the cluster of your kubeconfig, in
 	  echo "no cluster with Argo Workflows answers: set KUBECONFIG to the kubeconfig of one" >&2; exit 2; }
 	@test -n "$$AWS_DEFAULT_REGION" && test -n "$$AWS_ACCESS_KEY_ID" && test -n "$$AWS_SECRET_ACCESS_KEY" || { \
 	  echo "set AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, which the pods are given too" >&2; exit 2; }
-	CLUSTER_STEPS_IMAGE="$(CLUSTER_STEPS_IMAGE)" .venv/bin/pytest -m cluster tests/cluster $(TEST_ARGS)
+	CLUSTER_STEPS_IMAGE="$(CLUSTER_STEPS_IMAGE)" CLUSTER_AWS="$(CLUSTER_AWS)" \
+	  .venv/bin/pytest -m "cluster$(if $(CLUSTER_AWS),, and not aws_faults)" \
+	  tests/cluster $(TEST_ARGS)
 
 docs: .venv/.installed-dev ## write docs/reference.md anew from the code
 	.venv/bin/python docs/generate.py

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from steps import errors
 from steps.options import Options, flag_of
 from steps.settings import Settings, variable_of
 from steps.variables import COMMAND_VARIABLES
+from workflows.definition import parameters
+from workflows.settings import Placement, Resources, Serving, Toleration, WorkflowSettings, known_limits
 
 TARGET = Path(__file__).with_name("reference.md")
 
@@ -58,6 +62,36 @@ def reference() -> str:
             "",
             "AWS is found by its usual variables and files: `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_PROFILE`, keys.",
             "",
+            "## Parameters of the workflow",
+            "",
+            "Given by `argo submit -p NAME=VALUE`; all of them are text, and each may be left out. `body`, by which",
+            "messages come in, excludes the others but `message_id` and `title`.",
+            "",
+            *_table(
+                ("parameter", "meaning"),
+                ((f"`{parameter.name}`", _escaped(parameter.description or "")) for parameter in parameters()),
+            ),
+            "",
+            "## Settings of the workflow",
+            "",
+            "Fields of `workflows.WorkflowSettings`, and of the file of `reelscan template --settings FILE`;",
+            "`--set NAME=VALUE` sets one more.",
+            "",
+            *_settings_table(WorkflowSettings),
+            "",
+            "`limits` takes every setting and option above but those that have a field of their own:",
+            f"`{'`, `'.join(known_limits())}`.",
+            "",
+            *(
+                line
+                for name, model in (
+                    ("serving", Serving),
+                    ("..._resources` and `serving.resources", Resources),
+                    ("..._nodes", Placement),
+                    ("tolerations", Toleration),
+                )
+                for line in (f"Fields of `{name}`:", "", *_settings_table(model), "")
+            ),
             "## Exit statuses and error codes",
             "",
             *_table(
@@ -80,10 +114,22 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
+def _settings_table(model: type[BaseModel]) -> list[str]:
+    rows = ((f"`{name}`", _default(field), _meaning(field)) for name, field in model.model_fields.items())
+    return _table(("setting", "default", "meaning"), rows)
+
+
 def _default(field: FieldInfo) -> str:
     value: Any = field.default
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_defaults=True)
+        if not value:
+            return "the defaults below"
     if value is None:
         return "none"
+    if isinstance(value, dict) or value == []:
+        # As YAML may be written.
+        return f"`{json.dumps(value)}`".replace('"', "")
     if isinstance(value, list | tuple):
         return f"`{','.join(value)}`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
@@ -95,8 +141,12 @@ def _meaning(field: FieldInfo) -> str:
         for name, sign in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
             if hasattr(rule, name):
                 bounds.append(f"{sign} {getattr(rule, name)}")
-    text = (field.description or "").replace("|", "\\|")
+    text = _escaped(field.description or "")
     return text + (f" ({', '.join(bounds)})" if bounds else "")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _leaves(base: type[errors.ReelscanError] = errors.ReelscanError) -> list[type[errors.ReelscanError]]:

@@ -26,6 +26,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "aggregate": ("steps.commands.aggregate", "check and merge the chunks, report the result (a step)"),
     "job": ("steps.commands.job", "plan, detect and aggregate in one process beside a model server (a step)"),
     "finish": ("steps.commands.finish", "report what failed (a step)"),
+    "template": ("workflows.command", "print the WorkflowTemplate"),
 }
 
 
@@ -40,10 +41,11 @@ class _LazyGroup(click.Group):
             module = importlib.import_module(_COMMANDS[name][0])
         except ModuleNotFoundError as error:
             missing = error.name or ""
-            if missing.split(".")[0] in ("steps", "local"):
+            extra = "workflows" if _COMMANDS[name][0].startswith("workflows.") else "local"
+            if missing.split(".")[0] in ("steps", "local") or missing.startswith("workflows."):
                 raise
             raise click.ClickException(
-                f"{name} needs the package {missing!r}, which is not installed; pip install 'reelscan[local]'"
+                f"{name} needs the package {missing!r}, which is not installed; pip install 'reelscan[{extra}]'"
             ) from error
         command: click.Command = getattr(module, name)
         return command

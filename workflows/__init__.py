@@ -8,7 +8,8 @@
 """
 
 from workflows.definition import workflow_template
+from workflows.loading import load_settings
 from workflows.objects import objects
 from workflows.settings import Resources, WorkflowSettings
 
-__all__ = ["Resources", "WorkflowSettings", "objects", "workflow_template"]
+__all__ = ["Resources", "WorkflowSettings", "load_settings", "objects", "workflow_template"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from hera.workflows import Artifact, Container, Parameter, RetryStrategy
 from hera.workflows import models as m
@@ -40,7 +40,7 @@ class Step(Container):
     display_name: str = ""
 
     def _build_template(self) -> m.Template:
-        template = cast(m.Template, super()._build_template())
+        template = super()._build_template()
         template.annotations = {"workflows.argoproj.io/display-name": self.display_name}
         return template
 
@@ -81,7 +81,8 @@ def step(
         volume_mounts=mounts(settings),
         init_containers=[model_server(settings)] if with_server else None,
         node_selector=placement.node_selector or None,
-        tolerations=[m.Toleration(**toleration) for toleration in placement.tolerations] or None,
+        tolerations=[m.Toleration(**toleration.model_dump(exclude_none=True)) for toleration in placement.tolerations]
+        or None,
         annotations={"workflows.argoproj.io/progress": "0/100"},
         # Counts from when a node takes the pod. Waiting for one is limited by the Workflow's own, longer deadline: a
         # `timeout` here would replace this one, and does not end a pod that waits.
@@ -99,7 +100,8 @@ def retries(settings: WorkflowSettings) -> RetryStrategy:
     node's status and message may be the server's. It is -1 for a pod that ended without one (deleted, evicted, lost
     with its node), and 0 if Argo's own container failed (operator.go, buildRetryStrategyLocalScope).
     """
-    overdue = "lastRetry.message matches 'deadline|timeout'"
+    # The words of the kubelet and of Argo for time limits; others' deadlines, such as S3's, may be kept the next time.
+    overdue = "lastRetry.message matches 'longer than the specified deadline|exceeded its deadline'"
     passing = "lastRetry.exitCode in ['-1', '0', '4', '64', '143']"
     # A retry has more memory, so only the first attempt may be killed for the lack of it and be tried again.
     out_of_memory = "lastRetry.exitCode == '137' && retries == '0'"
@@ -110,7 +112,7 @@ def retries(settings: WorkflowSettings) -> RetryStrategy:
         limit=str(settings.retries),
         retry_policy="Always",
         expression=f"not ({overdue}) && ({passing} || ({out_of_memory}) || ({evicted}))",
-        backoff=m.Backoff(duration=f"{settings.retry_seconds}s", factor="2", cap="5m"),
+        backoff=m.Backoff(duration=f"{settings.retry_seconds}s", factor=m.IntOrString(root="2"), cap="5m"),
     )
 
 
@@ -157,15 +159,21 @@ def environment(settings: WorkflowSettings) -> list[m.EnvVar]:
 
 def requirements(resources: Resources, gpus: int = 0) -> m.ResourceRequirements:
     """Requests and limits of a container."""
-    fixed = {"memory": resources.memory, "ephemeral-storage": resources.ephemeral_storage}
-    accelerator = {"nvidia.com/gpu": str(gpus)} if gpus else {}
-    return m.ResourceRequirements(requests={"cpu": resources.cpu, **fixed}, limits={**fixed, **accelerator})
+    fixed = {
+        "memory": m.Quantity(root=resources.memory),
+        "ephemeral-storage": m.Quantity(root=resources.ephemeral_storage),
+    }
+    accelerator = {"nvidia.com/gpu": m.Quantity(root=str(gpus))} if gpus else {}
+    cpu = {"cpu": m.Quantity(root=resources.cpu)}
+    return m.ResourceRequirements(requests={**cpu, **fixed}, limits={**fixed, **accelerator})
 
 
 def model_server(settings: WorkflowSettings) -> m.UserContainer:
-    """The model server as a native sidecar: started before the step, ready before it, and stopped after it.
+    """The model server as a native sidecar: started before the step, and stopped after it.
 
-    Hera's own UserContainer loses `restart_policy`.
+    The step waits for the model itself, for `start_seconds`, and says so when it never gets ready. With a startup probe
+    the kubelet would start the server again and again and the step not at all, until the chunk's time is over. Hera's
+    own UserContainer loses `restart_policy`.
     """
     serving = settings.serving
     return m.UserContainer(
@@ -176,12 +184,6 @@ def model_server(settings: WorkflowSettings) -> m.UserContainer:
         args=serving.args or None,
         env=[m.EnvVar(name=name, value=value) for name, value in sorted(serving.environment.items())] or None,
         restart_policy="Always",
-        # The port opens when the model is loaded; the step asks for the model's state besides.
-        startup_probe=m.Probe(
-            tcp_socket=m.TCPSocketAction(port=m.IntOrString(root=PORT)),
-            period_seconds=1,
-            failure_threshold=serving.start_seconds,
-        ),
         ports=[m.ContainerPort(container_port=PORT, name="grpc")],
         resources=requirements(serving.resources, gpus=1 if settings.accelerator == "gpu" else 0),
         security_context=CONFINED,

@@ -60,7 +60,9 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
             labels={"reelscan.dev/workflow": settings.name},
             annotations={
                 "workflows.argoproj.io/title": "{{=workflow.parameters.title != '' ? workflow.parameters.title : "
-                "workflow.parameters.bucket + '/' + workflow.parameters.object}}",
+                "workflow.parameters.object != '' ? workflow.parameters.bucket + '/' + workflow.parameters.object : "
+                "'message ' + workflow.parameters.message_id}}",
+                "workflows.argoproj.io/description": f"Objects in the video; results below `{settings.results.rstrip('/')}/`",
             },
         ),
         service_account_name=settings.service_account,

@@ -64,7 +64,7 @@ def _artifact_repository(settings: WorkflowSettings, url: str) -> dict[str, Any]
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     s3: dict[str, Any] = {
         "bucket": bucket,
-        "keyFormat": prefix.rstrip("/") + "/{{workflow.name}}/{{pod.name}}",
+        "keyFormat": f"{prefix.rstrip('/')}/{{{{workflow.name}}}}/{{{{pod.name}}}}".lstrip("/"),
         "endpoint": "s3.amazonaws.com",
     }
     if settings.aws_region is not None:

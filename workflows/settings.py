@@ -2,35 +2,109 @@
 
 from __future__ import annotations
 
-import json
+import difflib
+import re
+from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from steps.errors import ReelscanError, UsageError
+from steps.errors import ReelscanError
 from steps.options import Options
-from steps.profile import load_profile
-from steps.settings import Settings
-
-Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
-"""Kubernetes' way to write amounts: 500m, 2, 512Mi."""
-DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$")]
-Image = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][A-Za-z0-9._:/@-]{0,254}$")]
+from steps.profile import built_in_profiles, load_profile
+from steps.settings import MODEL_NAME_ALLOWED, MODEL_NAME_PATTERN, Settings, variable_of
 
 PORT = 8500
 """Of the model server's gRPC API, as TensorFlow Serving has it."""
 
-# Set by fields of their own, or by the workflow itself.
-_NOT_LIMITS = {
-    "results", "task_queue", "completed_queue", "dead_letter_queue", "allowed_sources", "serving", "model_name",
-    "model_version", "model_profile",
+_MULTIPLES = {
+    "": Decimal(1), "m": Decimal("0.001"), "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9),
+    "T": Decimal(10**12), "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40),
 }  # fmt: skip
+_QUANTITY = rf"([0-9]{{1,18}}(?:\.[0-9]{{1,9}})?)({'|'.join(sorted(_MULTIPLES, reverse=True))})"
+
+
+def _matching(pattern: str, words: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"allowed is {words}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _as_text(value: Any) -> Any:
+    """YAML reads `true` and `2` as what they look like, where Kubernetes wants text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int) else value
+
+
+def _as_amount(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+Quantity = Annotated[str, BeforeValidator(_as_amount), _matching(_QUANTITY, "an amount such as 500m, 2 or 512Mi")]
+"""Kubernetes' way to write amounts."""
+DnsName = Annotated[
+    str,
+    _matching(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?", "1 to 52 small letters, digits and hyphens, no hyphen at an end"),
+]
+"""A name from which longer ones are made."""
+ObjectName = Annotated[
+    str,
+    _matching(
+        r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?",
+        "1 to 253 small letters, digits, dots and hyphens, no hyphen or dot at an end",
+    ),
+]
+Image = Annotated[
+    str, _matching(r"[a-z0-9][A-Za-z0-9._:/@-]{0,254}", "an image's name such as registry.example.com/reelscan/steps:1")
+]
+ModelName = Annotated[str, _matching(MODEL_NAME_PATTERN, str(MODEL_NAME_ALLOWED["allowed"]))]
+Place = Annotated[str, _matching(r"s3://[a-z0-9.-]+(/[A-Za-z0-9._/=-]*)?", "s3://BUCKET/PREFIX")]
+
+# Settings of the steps that have fields of their own here, by the name of the field; None: the workflow sets them.
+_OWN_FIELDS: dict[str, str | None] = {
+    **dict.fromkeys(
+        ("results", "completed_queue", "dead_letter_queue", "allowed_sources", "model_name", "model_version")
+    ),
+    "model_profile": None,
+    "serving": None,
+    "task_queue": None,
+    "plan_timeout_seconds": "plan_seconds",
+    "chunk_timeout_seconds": "chunk_seconds",
+    "job_timeout_seconds": "job_seconds",
+    "ready_timeout_seconds": "serving.start_seconds",
+}
+END_EARLIER_SECONDS = 30
+"""How much sooner a step ends itself than its pod would be ended, so that it can say why."""
+
+
+def known_limits() -> list[str]:
+    """Settings and options of the steps that `limits` may set."""
+    return [name for name in (*Settings.model_fields, *Options.model_fields) if name not in _OWN_FIELDS]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like one that is not known."""
+    (found,) = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return found
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def amount(quantity: str) -> Decimal:
+    """A quantity as a number of bytes, or of CPUs."""
+    found = re.fullmatch(_QUANTITY, quantity)
+    if found is None:
+        raise ValueError(f"{quantity!r} is no quantity")
+    return Decimal(found[1]) * _MULTIPLES[found[2]]
 
 
 class Resources(_Model):
@@ -39,35 +113,67 @@ class Resources(_Model):
     cpu: Quantity = Field(default="1", description="CPUs requested; more may be used if the node has them")
     memory: Quantity = Field(default="1Gi", description="memory requested and allowed")
     memory_after_failure: Quantity | None = Field(
-        default=None, description="memory of a retry, which an out-of-memory kill gets once; default: twice as much"
+        default=None, description="memory of a retry, which an out-of-memory kill gets once; none: twice as much"
     )
     ephemeral_storage: Quantity = Field(default="1Gi", description="disk requested and allowed")
+
+    @field_validator("memory_after_failure")
+    @classmethod
+    def _check_more(cls, more: str | None, info: Any) -> str | None:
+        first = info.data.get("memory")
+        if more is not None and first is not None and amount(more) < amount(first):
+            raise ValueError(f"allowed is at least memory, {first}")
+        return more
 
     @property
     def retry_memory(self) -> str:
         """Memory of a retry."""
         if self.memory_after_failure is not None:
             return self.memory_after_failure
-        digits = self.memory.rstrip("mkKMGTi")
-        return f"{float(digits) * 2:g}{self.memory[len(digits) :]}"
+        digits = self.memory.rstrip("".join(_MULTIPLES))
+        return f"{Decimal(digits) * 2:f}{self.memory[len(digits) :]}"
+
+
+class Toleration(_Model):
+    """A taint of a node that does not keep a pod away."""
+
+    key: str | None = Field(default=None, description="of the taint; none, with operator Exists: any")
+    operator: Literal["Equal", "Exists"] = Field(default="Equal", description="whether the value counts")
+    value: Text | None = Field(default=None, description="of the taint, with operator Equal")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="of the taint; none: any"
+    )
+    toleration_seconds: int | None = Field(
+        default=None, ge=0, description="how long a pod stays on a node that gets the taint, with effect NoExecute"
+    )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Toleration:
+        if self.operator == "Exists" and self.value is not None:
+            raise ValueError("operator Exists takes no value")
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("operator Equal needs a key")
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            raise ValueError("toleration_seconds needs effect NoExecute")
+        return self
 
 
 class Placement(_Model):
     """Which nodes take a pod."""
 
-    node_selector: dict[str, str] = {}
-    tolerations: list[dict[str, str]] = []
+    node_selector: dict[str, Text] = Field(default={}, description="labels that a node must have")
+    tolerations: list[Toleration] = Field(default=[], description="taints that a node may have")
 
 
 class Serving(_Model):
     """The container beside detect: TensorFlow Serving with the model, or the embedded server."""
 
     image: Image = Field(default="reelscan/serving:0.1.0", description="image of images/serving")
-    command: list[str] = Field(default=["/usr/local/bin/serve"], description="its entry point")
+    command: list[str] = Field(default=["/usr/local/bin/serve"], min_length=1, description="its entry point")
     args: list[str] = Field(default=[], description="flags of the server")
-    environment: dict[str, str] = Field(default={}, description="its environment variables")
-    resources: Resources = Resources(cpu="1", memory="2Gi")
-    start_seconds: int = Field(default=600, ge=10, description="how long it may take to load the model")
+    environment: dict[str, Text] = Field(default={}, description="its environment variables")
+    resources: Resources = Field(default=Resources(cpu="1", memory="2Gi"), description="its resources")
+    start_seconds: int = Field(default=600, ge=10, le=86400, description="how long it may take to load the model")
 
 
 class WorkflowSettings(_Model):
@@ -75,7 +181,7 @@ class WorkflowSettings(_Model):
 
     # Names
     name: DnsName = Field(default="reelscan", description="of the WorkflowTemplate, and the start of other names")
-    namespace: DnsName | None = Field(default=None, description="of all objects; none: the one they are applied to")
+    namespace: ObjectName | None = Field(default=None, description="of all objects; none: the one they are applied to")
     service_account: DnsName = Field(
         default="reelscan-steps", description="that pods run as; has the rights on S3 and SQS"
     )
@@ -85,13 +191,15 @@ class WorkflowSettings(_Model):
 
     # What runs
     steps_image: Image = Field(default="reelscan/steps:0.1.0", description="image of images/steps")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    image_pull_secret: DnsName | None = None
-    serving: Serving = Serving()
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="when a node pulls the images"
+    )
+    image_pull_secret: ObjectName | None = Field(default=None, description="Secret with the images' registry's login")
+    serving: Serving = Field(default=Serving(), description="the model server beside detect")
     accelerator: Literal["cpu", "gpu"] = Field(
         default="cpu", description="gpu: one nvidia.com/gpu for each model server"
     )
-    model_name: str = Field(default="ssd", description="model name at the server")
+    model_name: ModelName = Field(default="ssd", description="model name at the server")
     model_version: int = Field(default=1, ge=1, description="model version at the server")
     model_profile: str = Field(
         default="tensorflow_object_detection_api",
@@ -99,47 +207,59 @@ class WorkflowSettings(_Model):
     )
 
     # Places
-    results: str = Field(default="s3://results-bucket/reelscan", description="s3://BUCKET/PREFIX of the results")
-    artifacts: str | None = Field(
+    results: Place = Field(default="s3://results-bucket/reelscan", description="s3://BUCKET/PREFIX of the results")
+    artifacts: Place | None = Field(
         default="s3://results-bucket/artifacts",
-        pattern=r"^s3://[A-Za-z0-9.-]+/[A-Za-z0-9._/-]+$",
         description="s3://BUCKET/PREFIX of the copies of result files that the UI shows; none: it shows none",
     )
     completed_queue: str = Field(default="task-completed-queue", description="name or URL of the completed queue")
     dead_letter_queue: str = Field(default="task-dead-letter-queue", description="name or URL of the dead-letter queue")
-    allowed_sources: list[str] = Field(default=["s3://*"], description="s3://BUCKET/PREFIX* that tasks may name")
-    aws_region: str | None = None
-    aws_endpoint_url: str | None = Field(default=None, description="of another S3 and SQS than AWS")
-    aws_secret: DnsName | None = Field(
+    allowed_sources: list[Annotated[str, _matching("s3://[^,\\s]+", "s3://BUCKET/PREFIX*, without a comma")]] = Field(
+        default=["s3://*"], min_length=1, description="s3://BUCKET/PREFIX* that tasks may name"
+    )
+    aws_region: str | None = Field(default=None, description="region; none: what the pods' environment says")
+    aws_endpoint_url: Annotated[str, _matching(r"https?://[^/\s]+/?", "http://HOST:PORT or https://HOST")] | None = (
+        Field(default=None, description="of another S3 and SQS than AWS")
+    )
+    aws_secret: ObjectName | None = Field(
         default=None,
         description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, where there is no Pod Identity",
     )
 
     # Resources and nodes
-    plan_resources: Resources = Resources(cpu="1", memory="1Gi")
-    detect_resources: Resources = Resources(cpu="1", memory="1Gi")
-    aggregate_resources: Resources = Resources(cpu="500m", memory="1Gi")
-    standard_nodes: Placement = Placement(node_selector={"inference": "false"})
-    inference_nodes: Placement = Placement(
-        node_selector={"inference": "true"},
-        tolerations=[{"key": "inference", "operator": "Equal", "value": "true", "effect": "NoSchedule"}],
+    plan_resources: Resources = Field(default=Resources(cpu="1", memory="1Gi"), description="of plan")
+    detect_resources: Resources = Field(
+        default=Resources(cpu="1", memory="1Gi"), description="of detect, and of the one pod of `single`"
     )
-    priority_class: DnsName | None = None
+    aggregate_resources: Resources = Field(
+        default=Resources(cpu="500m", memory="1Gi"), description="of aggregate and finish"
+    )
+    standard_nodes: Placement = Field(
+        default=Placement(node_selector={"inference": "false"}), description="nodes of pods without a model server"
+    )
+    inference_nodes: Placement = Field(
+        default=Placement(
+            node_selector={"inference": "true"},
+            tolerations=[Toleration(key="inference", value="true", effect="NoSchedule")],
+        ),
+        description="nodes of pods with a model server",
+    )
+    priority_class: ObjectName | None = Field(default=None, description="PriorityClass of the pods")
 
     # Limits
-    parallelism: int = Field(default=20, ge=1, description="chunks of a run analysed at a time")
+    parallelism: int = Field(default=20, ge=1, le=1000, description="chunks of a run analysed at a time")
     retries: int = Field(default=3, ge=0, le=10, description="retries of a pod after what may pass by")
     retry_seconds: int = Field(
-        default=5, ge=1, description="before the first retry; each further one waits twice as long"
+        default=5, ge=1, le=300, description="before the first retry; each further one waits twice as long"
     )
     job_seconds: int = Field(default=21600, ge=60, description="work that a whole run may take, once it is running")
     plan_seconds: int = Field(default=3600, ge=60, description="work that planning may take")
     chunk_seconds: int = Field(default=7200, ge=60, description="work that a chunk may take")
     aggregate_seconds: int = Field(default=3600, ge=60, description="work that merging may take")
     pending_seconds: int = Field(
-        default=43200, ge=60, description="how much longer a pod may exist, which it spends waiting for a node"
+        default=43200, ge=60, description="how much longer a run may exist, which it spends waiting for nodes"
     )
-    limits: dict[str, str | int | float] = Field(
+    limits: dict[str, str | int | float | bool | list[str]] = Field(
         default={}, description="more settings and options of the steps, by name, such as max_duration_seconds or fps"
     )
     keep_succeeded_seconds: int = Field(default=86400, ge=0, description="before a Workflow that succeeded is deleted")
@@ -148,88 +268,60 @@ class WorkflowSettings(_Model):
     @field_validator("limits")
     @classmethod
     def _check_limits(cls, limits: dict[str, Any]) -> dict[str, Any]:
-        known = (set(Settings.model_fields) - _NOT_LIMITS) | set(Options.model_fields)
+        known = known_limits()
         for name in limits:
+            if name in _OWN_FIELDS:
+                field = _OWN_FIELDS[name] or name
+                known_field = field.partition(".")[0] in cls.model_fields
+                instead = f"set {field} instead" if known_field else "the workflow sets it"
+                raise ValueError(f"{name} does not belong here; {instead}")
             if name not in known:
-                raise ValueError(f"limits: {name!r} is not known; known are {', '.join(sorted(known))}")
+                raise ValueError(f"{name[:80]!r} is not known; the most similar is {nearest(name, known)}")
         return limits
 
     @model_validator(mode="after")
     def _check_steps(self) -> WorkflowSettings:
         # What a pod would refuse is refused here, where the person is who can mend it.
+        environment = self.environment(profile_path=self.model_profile)
         try:
-            Settings.from_environment(self.environment(profile_path=self.model_profile))
-            Options.defaults(self.environment(profile_path=self.model_profile))
+            Settings.from_environment(environment)
+            Options.defaults(environment)
             load_profile(self.model_profile)
         except ReelscanError as error:
-            raise ValueError(str(error)) from error
+            message = str(error)
+            for name in self.limits:
+                message = message.replace(variable_of(name), f"limits.{name}")
+            raise ValueError(message) from error
         return self
 
     def environment(self, *, profile_path: str) -> dict[str, str]:
         """The `REELSCAN_*` variables of the steps.
 
         Args:
-            profile_path: where the model profile is, if it is not built in.
+            profile_path: where the model profile is, or the name of one that is built in.
         """
         fixed = {
             "results": self.results,
             "completed_queue": self.completed_queue,
             "dead_letter_queue": self.dead_letter_queue,
-            "allowed_sources": ",".join(self.allowed_sources),
+            "allowed_sources": self.allowed_sources,
             "serving": f"127.0.0.1:{PORT}",
             "model_name": self.model_name,
             "model_version": self.model_version,
             "model_profile": profile_path,
-            # The steps end a little before their pods would be ended, and say why.
-            "plan_timeout_seconds": self.plan_seconds - 30,
-            "chunk_timeout_seconds": self.chunk_seconds - 30,
-            "job_timeout_seconds": self.job_seconds - 30,
+            "plan_timeout_seconds": self.plan_seconds - END_EARLIER_SECONDS,
+            "chunk_timeout_seconds": self.chunk_seconds - END_EARLIER_SECONDS,
+            "job_timeout_seconds": self.job_seconds - END_EARLIER_SECONDS,
+            "ready_timeout_seconds": self.serving.start_seconds,
         }
-        return {f"REELSCAN_{name.upper()}": str(value) for name, value in {**fixed, **self.limits}.items()}
+        return {variable_of(name): _variable_text(value) for name, value in {**fixed, **self.limits}.items()}
 
     def profile_text(self) -> str | None:
         """The text of the model profile; None if it is built in."""
-        path = Path(self.model_profile)
-        return path.read_text() if path.suffix == ".json" else None
+        return None if self.model_profile in built_in_profiles() else Path(self.model_profile).read_text()
 
 
-def load_settings(path: Path | None, changes: list[str]) -> WorkflowSettings:
-    """Settings of a YAML file and of `NAME=VALUE` texts; a name may have dots, a value is YAML.
-
-    Raises:
-        UsageError: the file cannot be read, or a value is not allowed.
-    """
-    fields: dict[str, Any] = {}
-    if path is not None:
-        try:
-            fields = yaml.safe_load(path.read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UsageError(f"{path}: is no YAML that can be read: {error}") from error
-        if not isinstance(fields, dict):
-            raise UsageError(f"{path}: holds a {type(fields).__name__}, expected settings by name")
-    for change in changes:
-        name, equals, text = change.partition("=")
-        if not equals:
-            raise UsageError(f"--set {change!r}: expected NAME=VALUE")
-        try:
-            _set(fields, name.split("."), yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {change!r}: the value is no YAML") from error
-    try:
-        return WorkflowSettings.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        known = f"; known are {', '.join(WorkflowSettings.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        given = f"{where}={json.dumps(first['input'], default=str)[:80]}: " if where else ""
-        raise UsageError(f"{given}{message}{known}") from error
-
-
-def _set(fields: dict[str, Any], names: list[str], value: Any) -> None:
-    for name in names[:-1]:
-        inner = fields.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise UsageError(f"{'.'.join(names)}: {name} holds no settings of its own")
-        fields = inner
-    fields[names[-1]] = value
+def _variable_text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -83,8 +83,15 @@ def _do(
         raise received.error or InvalidTaskError("the message holds no task")
 
     class Telling(Observer):
+        step = ""
+
+        def begin(self, step: str) -> None:
+            self.step = step
+
         def advance(self, done: int, total: int) -> None:
-            progress.write(done, total)
+            # What is told may not fall back, and analysing takes the most time by far.
+            if self.step == "detect":
+                progress.write(done, total)
 
         def note(self, line: str) -> None:
             click.echo(f"reelscan: {line}", err=True)

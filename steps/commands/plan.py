@@ -129,7 +129,7 @@ class _Planning:
             return []
         made = find_or_make_plan(
             source, task.options, model, self.settings, store,
-            force_nonce=self.message_id, progress=self.progress.write,
+            force_nonce=self.message_id, progress=self._tell,
         )  # fmt: skip
         chunks = lacking_chunks(made, store) if summary is None else []
         # Nothing here is text from outside: a workflow evaluates what its steps hand on.
@@ -144,6 +144,10 @@ class _Planning:
             }
         ]
 
+    def _tell(self, done: int, total: int) -> None:
+        # Of bytes read. Argo adds up the numbers of all pods, where so many would hide the frames of the others.
+        self.progress.write(100 * done // max(1, total), 100)
+
 
 def _tasks_of(chunks: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Which pods a run needs: one for each chunk, but a single chunk is analysed by the one that merges."""
@@ -152,8 +156,10 @@ def _tasks_of(chunks: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def chunk_name(chunk: Chunk, chunks: int) -> str:
-    """For people, in letters that Argo allows for names: `2-of-6.0m20s-to-0m40s`."""
-    return f"{chunk.index + 1}-of-{chunks}.{_clock(chunk.start_seconds)}-to-{_clock(chunk.end_seconds)}"
+    """For people, in letters that Argo allows for names: `2-of-6.0m20s-to-0m40s`, whole seconds, the end exclusive."""
+    # The plan tells when the last frame is.
+    end = int(chunk.end_seconds) + 1
+    return f"{chunk.index + 1}-of-{chunks}.{_clock(chunk.start_seconds)}-to-{_clock(end)}"
 
 
 def _clock(seconds: float) -> str:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster, open_cluster
+from tests.media.fixtures import clips, media_folder
+
+__all__ = ["clips", "media_folder"]
 
 SAMPLE = Path(__file__).parents[2] / "samples/one-by-one-person.mp4"
 

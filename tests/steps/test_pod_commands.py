@@ -147,7 +147,7 @@ def test_the_names_of_chunks_are_such_as_argo_allows_for_nodes(deployment: Deplo
     """Argo Workflows 4.0.2, workflow/controller/operator.go: the pattern of a display name."""
     _, chunks = deployment.plan(*task(deployment))
     names = [chunk["name"] for chunk in chunks["r0"]["detect"]]
-    assert names == ["1-of-3.0m00s-to-0m03s", "2-of-3.0m04s-to-0m07s", "3-of-3.0m08s-to-0m10s"]
+    assert names == ["1-of-3.0m00s-to-0m04s", "2-of-3.0m04s-to-0m08s", "3-of-3.0m08s-to-0m11s"]
 
 
 def test_records_of_a_notification_are_planned_each_for_itself(deployment: Deployment) -> None:
