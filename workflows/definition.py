@@ -62,7 +62,8 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
                 "workflows.argoproj.io/title": "{{=workflow.parameters.title != '' ? workflow.parameters.title : "
                 "workflow.parameters.object != '' ? workflow.parameters.bucket + '/' + workflow.parameters.object : "
                 "'message ' + workflow.parameters.message_id}}",
-                "workflows.argoproj.io/description": f"Objects in the video; results below `{settings.results.rstrip('/')}/`",
+                "workflows.argoproj.io/description": "Objects in the video; results below "
+                f"`{settings.results.rstrip('/')}/`",
             },
         ),
         service_account_name=settings.service_account,

@@ -1,10 +1,9 @@
-"""Runs that nothing disturbs: every way to submit one, and the frames that come out."""
+"""Runs that nothing disturbs: ways to submit one (`make submit` has tests of its own), and the frames that come out."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import re
 import subprocess
 import sys
 import warnings
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 CODED_CLIP = "h264_open_gop.mp4"
-WAYS = ("chunks", "chunk", "single", "python", "kubectl", "make")
+WAYS = ("chunks", "chunk", "single", "python", "kubectl")
 FRAMES = 100
 """Analysed frames of the sample, of 20 s, at five a second."""
 
@@ -100,19 +99,6 @@ def submit_by_kubectl(cluster: Cluster, key: str, folder: Path) -> Run:
     }
     name = cluster.kubectl("create", "-f", "-", "-o", "jsonpath={.metadata.name}", stdin=json.dumps(workflow))
     return Run(cluster, name)
-
-
-@pytest.fixture(scope="module")
-def made(cluster: Cluster, submitted: Mapping[str, Run]) -> tuple[Run, str]:
-    """A run by `make submit`, and what that printed until the run ended."""
-    assert submitted
-    # What is installed runs these tests: `make` need not look whether it is the newest.
-    command = ["make", "-C", str(ROOT), "-o", ".venv/.installed-local", "submit", f"NAMESPACE={cluster.namespace}"]
-    printed = cluster.command(
-        *command, f"VIDEO=s3://{cluster.videos}/make.mp4", "OPTIONS=fps=2 max_frames=5 labels=person"
-    )
-    (name,) = re.findall(r"^submitted (\S+);", printed, re.MULTILINE)
-    return Run(cluster, name), printed
 
 
 def reelscan_run(video: Path, out: Path, *arguments: str) -> list[str]:
@@ -200,17 +186,6 @@ def test_a_workflow_of_applied_yaml_is_created_by_kubectl(
 ) -> None:
     run = submitted["kubectl"]
     assert lines_of(run, succeeded(run)) == expected_lines[:6]
-
-
-def test_make_submit_follows_the_run_and_tells_the_result(made: tuple[Run, str]) -> None:
-    run, printed = made
-    completed = succeeded(run)
-    assert completed.options is not None
-    assert (completed.options["fps"], completed.options["labels"]) == (2, ["person"])
-    assert len(lines_of(run, completed)) == 5
-    assert completed.results is not None
-    assert completed.results in printed
-    assert "plan-detect" in printed or "and-aggregate" in printed
 
 
 def test_a_run_that_succeeded_has_no_pod_of_the_exit_handler(submitted: Mapping[str, Run]) -> None:

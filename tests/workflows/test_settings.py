@@ -89,9 +89,7 @@ def bounded() -> list[tuple[str, str, int]]:
 def test_a_number_may_be_its_bound_but_not_beyond(name: str, kind: str, bound: int) -> None:
     assert load_settings(None, [f"{name}={bound}"])
     beyond, end = (bound - 1, "least") if kind == "ge" else (bound + 1, "most")
-    assert f"{name}={beyond}: allowed is at {end} {bound}" in refused(
-        f"{name}={beyond}"
-    )
+    assert f"{name}={beyond}: allowed is at {end} {bound}" in refused(f"{name}={beyond}")
 
 
 def test_every_number_has_a_lowest_value() -> None:

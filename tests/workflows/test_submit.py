@@ -137,7 +137,8 @@ def test_variables_of_the_environment_do_as_well(argo: Path) -> None:
 
 
 def test_a_key_with_double_braces_is_sent_encoded() -> None:
-    submission = read_submission("s3://videos/{{workflow.name}} {{=1/0}}.mp4", "fps=2 labels=person,car id=x priority=7")
+    options = "fps=2 labels=person,car id=x priority=7"
+    submission = read_submission("s3://videos/{{workflow.name}} {{=1/0}}.mp4", options)
     arguments = submission.arguments()
     assert "{{" not in " ".join(arguments)
     assert arguments[-2:] == ["--priority", "7"]
