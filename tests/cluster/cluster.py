@@ -24,7 +24,8 @@ STEPS_IMAGE = os.environ.get("CLUSTER_STEPS_IMAGE", "reelscan/embedded:test")
 NODE_SELECTOR: dict[str, str] = {}
 RUN_SECONDS = 300.0
 """How long a run may take here before a test gives it up for hanging."""
-POLL_SECONDS = 0.3
+POLL_SECONDS = 0.7
+"""A question to Kubernetes starts a process, which the runs that are waited for want the CPU of."""
 
 T = TypeVar("T")
 
@@ -189,6 +190,16 @@ class Cluster:
         """Bucket of the results."""
         return f"results-{self.namespace}"
 
+    def remove_storage(self) -> None:
+        """Delete all buckets and queues whose names end with the namespace's."""
+        for bucket in self.s3.list_buckets()["Buckets"]:
+            if bucket["Name"].endswith(f"-{self.namespace}"):
+                emptied = boto3.resource("s3").Bucket(bucket["Name"])
+                emptied.object_versions.delete()
+                emptied.delete()
+        for kind in ("completed", "dead"):
+            self.sqs.delete_queue(QueueUrl=self.sqs.get_queue_url(QueueName=f"{kind}-{self.namespace}")["QueueUrl"])
+
     def upload(self, path: Path, key: str | None = None) -> str:
         """Put a video into S3; gives its key."""
         self.s3.upload_file(str(path), self.videos, key or path.name)
@@ -268,4 +279,6 @@ def open_cluster(namespace: str) -> Iterator[Cluster]:
         cluster.deploy()
         yield cluster
     finally:
-        cluster.command("kubectl", "delete", "namespace", namespace, "--wait=false")
+        # Its pods write into the buckets until they are gone.
+        cluster.command("kubectl", "delete", "namespace", namespace, "--timeout=100s", check=False)
+        cluster.remove_storage()
