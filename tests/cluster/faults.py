@@ -9,19 +9,20 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.cluster import faulty_server
-from tests.cluster.cluster import POLL_SECONDS, STEPS_IMAGE, Cluster, Run, wait_for
+from tests.cluster.cluster import STEPS_IMAGE, Cluster, Run, wait_for
 
 SEED = os.environ.get("FAULT_SEED", "1")
 LOG = Path(os.environ.get("FAULT_LOG", "out/test-cluster/faults.jsonl"))
 ARGO_NAMESPACE = os.environ.get("ARGO_NAMESPACE", "argo")
 """Where Argo's controller is."""
+POLL_SECONDS = 0.7
 GONE = "gone"
 
 Strike = Callable[[dict[str, Any]], str]
@@ -85,7 +86,7 @@ class Fault:
         name: Says what it is, and seeds its time.
         run: Whose pod.
         strike: Does it, given the pod.
-        template: Of the pod; the first of its pods that is seen to run is the target.
+        template: Of the pod; the first of its pods that is seen to run, and is no other's target, is this one's.
         container: That must be running, and ends.
         earliest_seconds: After the container was first seen to run.
         latest_seconds: After that too.
@@ -111,10 +112,10 @@ class Fault:
         """Of the target."""
         return str(self.pod["metadata"]["uid"]) if self.pod else ""
 
-    def look(self, pods: Sequence[dict[str, Any]], threads: Executor) -> None:
-        """Do what is due, given all pods of the namespace."""
+    def look(self, pods: Sequence[dict[str, Any]], taken: Collection[str], threads: Executor) -> None:
+        """Do what is due, given all pods of the namespace, and those that other faults have chosen."""
         if self.pod is None:
-            self._choose(pods)
+            self._choose([pod for pod in pods if pod["metadata"]["uid"] not in taken])
             return
         now = next((pod for pod in pods if pod["metadata"]["uid"] == self.uid), None)
         if self.strike_answer is None:
@@ -181,7 +182,7 @@ def hit(cluster: Cluster, faults: Sequence[Fault], seconds: float = 180.0) -> No
             assert time.monotonic() < deadline, f"waited {seconds:g} s for {', '.join(left)}"
             pods = cluster.list("pods", "workflows.argoproj.io/workflow")
             for fault in faults:
-                fault.look(pods, threads)
+                fault.look(pods, {other.uid for other in faults}, threads)
             time.sleep(POLL_SECONDS)
 
 

@@ -87,24 +87,38 @@ def disturbed(cluster: Cluster, clip: Path, ending_by_time: Runs) -> Runs:
     """Runs of which each was hit in another way while a chunk was analysed; all have ended."""
     runs = Runs(cluster, clip)
     runs.deploy("slow")
+    # As many requests for a fifth of the clip.
+    runs.deploy("in-five", {"batch_size": 2})
     runs.deploy("hog", serving=faulty_serving(DELAY_SECONDS=DELAY_SECONDS, MEMORY_HOG="/tmp/hogged"))
     runs.deploy("small", detect_resources={"cpu": "50m", "memory": "40Mi", "memory_after_failure": "300Mi"})
-    for name in (
-        "undisturbed", "forced-delete", "delete", "kill", "stop", "kill-server", "replace-controller",
-    ):  # fmt: skip
-        runs.submit(name, "slow")
-    runs.submit("kill-server-of-single", "slow", entrypoint="single")
-    runs.submit("server-without-memory", "hog")
+    runs.submit("struck", "in-five", chunk_seconds=4)
+    runs.submit("replace-controller", "slow")
+    runs.submit("single", "slow", entrypoint="single")
+    runs.submit("server-without-memory", "hog", chunk_seconds=1000)
     runs.submit("step-without-memory", "small", chunk_seconds=1000)
-    runs.fault("forced-delete", delete(cluster, force=True))
-    runs.fault("delete", delete(cluster, force=False))
-    runs.fault("kill", kill(cluster, "main", 9))
-    runs.fault("stop", kill(cluster, "main", 15))
+    runs.submit("undisturbed", "slow")
+    # Each hits another chunk.
+    runs.fault("forced-delete", delete(cluster, force=True), run="struck")
+    runs.fault("delete", delete(cluster, force=False), run="struck")
+    runs.fault("kill", kill(cluster, "main", 9), run="struck")
+    runs.fault("stop", kill(cluster, "main", 15), run="struck")
+    runs.fault("kill-server", kill(cluster, "serving", 9), run="struck", container="serving")
+    runs.fault(
+        "kill-server-of-single",
+        kill(cluster, "serving", 9),
+        run="single",
+        container="serving",
+        template="whole-job",
+    )
     runs.fault("replace-controller", replace_controller(cluster))
-    kill_server = kill(cluster, "serving", 9)
-    runs.fault("kill-server", kill_server, container="serving")
-    runs.fault("kill-server-of-single", kill_server, container="serving", template="whole-job")
-    runs.fault("server-without-memory", nothing, container="serving", earliest_seconds=0, latest_seconds=0)
+    runs.fault(
+        "server-without-memory",
+        nothing,
+        container="serving",
+        template="detect-and-aggregate",
+        earliest_seconds=0,
+        latest_seconds=0,
+    )
     hit(cluster, list(runs.faults.values()))
     runs.wait()
     return runs
@@ -117,26 +131,26 @@ def test_what_the_disturbed_runs_are_compared_with(disturbed: Runs) -> None:
     assert [len(chunk) for chunk in attempts(run).values()] == [1, 1]
 
 
+def test_a_run_whose_every_chunk_was_hit_gives_the_same(disturbed: Runs) -> None:
+    assert_same_as_undisturbed(disturbed, "struck")
+    assert len(attempts(disturbed["struck"])) == 5
+
+
 @pytest.mark.parametrize("name", ["forced-delete", "delete"])
 def test_a_deleted_pod_is_made_anew(disturbed: Runs, name: str) -> None:
-    assert_same_as_undisturbed(disturbed, name)
-    end = disturbed.faults[name].end
+    fault = disturbed.faults[name]
+    *before, last = attempts_of_target(fault)
+
     # An object that is deleted with patience may still be there when its container has ended.
-    assert end == GONE or end["exitCode"] == 143
-    first, second = attempts_of_target(disturbed.faults[name])
-    assert first["phase"] in ("Failed", "Error")
-    assert second["phase"] == "Succeeded"
-
-
-def test_a_run_goes_on_when_argos_controller_is_replaced(disturbed: Runs) -> None:
-    assert_same_as_undisturbed(disturbed, "replace-controller")
-    assert [len(chunk) for chunk in attempts(disturbed["replace-controller"]).values()] == [1, 1]
+    assert fault.end == GONE or fault.end["exitCode"] == 143
+    assert last["phase"] == "Succeeded"
+    # A pod that Argo has not yet seen running is made again without counting as an attempt.
+    assert [node["phase"] in ("Failed", "Error") for node in before] in ([], [True])
 
 
 def test_a_killed_step_is_started_again(disturbed: Runs) -> None:
     fault = disturbed.faults["kill"]
 
-    assert_same_as_undisturbed(disturbed, "kill")
     assert fault.end["exitCode"] == 137
     assert [exit_code(node) for node in attempts_of_target(fault)] == ["137", "0"]
 
@@ -144,7 +158,6 @@ def test_a_killed_step_is_started_again(disturbed: Runs) -> None:
 def test_a_stopped_step_is_started_again(disturbed: Runs) -> None:
     fault = disturbed.faults["stop"]
 
-    assert_same_as_undisturbed(disturbed, "stop")
     assert fault.end["exitCode"] == 143
     assert [exit_code(node) for node in attempts_of_target(fault)] == ["143", "0"]
 
@@ -152,17 +165,16 @@ def test_a_stopped_step_is_started_again(disturbed: Runs) -> None:
 def test_a_step_goes_on_when_its_model_server_was_killed(disturbed: Runs) -> None:
     fault = disturbed.faults["kill-server"]
 
-    assert_same_as_undisturbed(disturbed, "kill-server")
     assert fault.end["exitCode"] == 137
-    assert len(attempts_of_target(fault)) == 1
+    assert [exit_code(node) for node in attempts_of_target(fault)] == ["0"]
 
 
 def test_a_whole_job_goes_on_when_its_model_server_was_killed(disturbed: Runs) -> None:
     fault = disturbed.faults["kill-server-of-single"]
 
-    assert_same_as_undisturbed(disturbed, "kill-server-of-single")
+    assert_same_as_undisturbed(disturbed, "single")
     assert fault.end["exitCode"] == 137
-    assert len(attempts_of_target(fault)) == 1
+    assert [exit_code(node) for node in attempts_of_target(fault)] == ["0"]
 
 
 def test_a_step_goes_on_when_its_model_server_ran_out_of_memory(disturbed: Runs) -> None:
@@ -170,7 +182,7 @@ def test_a_step_goes_on_when_its_model_server_ran_out_of_memory(disturbed: Runs)
 
     assert_same_as_undisturbed(disturbed, "server-without-memory")
     assert fault.end["exitCode"] == 137
-    assert [len(chunk) for chunk in attempts(fault.run).values()] == [1, 1]
+    assert [exit_code(node) for node in attempts_of_target(fault)] == ["0"]
 
 
 def test_a_step_that_runs_out_of_memory_is_started_again_with_more(disturbed: Runs) -> None:
@@ -180,6 +192,11 @@ def test_a_step_that_runs_out_of_memory_is_started_again_with_more(disturbed: Ru
     ((first, second),) = attempts(run, "detect-and-aggregate").values()
     assert (exit_code(first), exit_code(second)) == ("137", "0")
     assert "OOMKilled" in first["message"]
+
+
+def test_a_run_goes_on_when_argos_controller_is_replaced(disturbed: Runs) -> None:
+    assert_same_as_undisturbed(disturbed, "replace-controller")
+    assert [len(chunk) for chunk in attempts(disturbed["replace-controller"]).values()] == [1, 1]
 
 
 def assert_same_as_undisturbed(runs: Runs, name: str) -> None:
@@ -200,7 +217,7 @@ def ending_by_time(cluster: Cluster, clip: Path) -> Runs:
     runs.deploy("stuck", job_seconds=60, pending_seconds=60, inference_nodes={"node_selector": {"no": "such"}})
     cluster.apply(instead_of_detect(runs.deploy("deaf", chunk_seconds=60), HANGS))
     runs.deploy("late", serving=faulty_serving(DELAY_SECONDS=5), job_seconds=60, chunk_seconds=60, retries=1)
-    runs.deploy("hanging", {"rpc_timeout_seconds": 2}, serving=faulty_serving(DELAY_SECONDS=600), retries=1)
+    runs.deploy("hanging", {"rpc_timeout_seconds": 2}, serving=faulty_serving(DELAY_SECONDS=600), retries=0)
     runs.deploy("never-ready", serving=faulty_serving(start_seconds=10, NEVER_READY=1), retries=1)
     cluster.apply(before_detect(runs.deploy("evicted", serving=faulty_serving()), FILLS_DISK))
     runs.submit("stuck", "stuck")
@@ -217,7 +234,7 @@ def ending_by_time(cluster: Cluster, clip: Path) -> Runs:
 def failing(cluster: Cluster, clip: Path, ending_by_time: Runs) -> Runs:
     """Runs of which each fails in another way; all have ended."""
     runs = Runs(cluster, clip, dict(ending_by_time.by_name))
-    runs.deploy("broken", serving=faulty_serving(BROKEN="20-39", REFUSED="60-79"))
+    runs.deploy("broken", serving=faulty_serving(BROKEN="20-39", REFUSED="60-79"), retries=1)
     cluster.apply(instead_of_detect(runs.deploy("exits"), EXITS))
     runs.deploy("endless", {"lease_seconds": 3}, serving=faulty_serving(DELAY_SECONDS=30))
     runs.deploy("patient", {"lease_seconds": 3}, serving=faulty_serving())
@@ -264,8 +281,8 @@ def test_chunks_that_fail_for_good_are_missing_and_nothing_else(failing: Runs) -
     present = [*range(20), *range(40, 60), *range(80, 100)]
     assert [line["frame"] for line in frames_of(run, message)] == present
     assert [number_read(line) for line in frames_of(run, message)] == present
-    # What may pass by is tried four times, a refusal once.
-    assert [len(chunk) for chunk in in_order(attempts(run))] == [1, 4, 1, 1, 1]
+    # What may pass by is tried again, a refusal is not.
+    assert [len(chunk) for chunk in in_order(attempts(run))] == [1, 2, 1, 1, 1]
 
 
 def test_only_what_may_pass_by_is_tried_again(failing: Runs) -> None:
@@ -284,7 +301,6 @@ def test_a_model_server_that_hangs_ends_the_run_in_its_time(failing: Runs) -> No
 
     message = assert_failed(run, "model_unavailable", "detect")
     assert missing_of(message) == [(0, 99, "model_unavailable")]
-    assert [len(chunk) for chunk in in_order(attempts(run))] == [2, 2]
 
 
 def test_a_model_server_that_never_gets_ready_ends_the_run_in_its_time(failing: Runs) -> None:
