@@ -268,7 +268,8 @@ def find_or_make_plan(
 ) -> Plan:  # fmt: skip
     """The plan of an interrupted RUN, or a new one; always a new one if the task is forced. As `make_plan`."""
     return find_plan(store, options) or make_plan(
-        source, options, model, settings, store, force_nonce=force_nonce if options.force else "",
+        source, options, model, settings, store,
+        force_nonce=force_nonce if options.force else "", replace=options.force,
         start_of_worker_seconds=start_of_worker_seconds, progress=progress,
     )  # fmt: skip
 

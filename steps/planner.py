@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from steps.chunking import (
     runs_of,
     shown_frames,
 )
-from steps.errors import InvalidTaskError, StorageError, TooLargeError
+from steps.errors import InvalidTaskError, NotFoundError, StorageError, TooLargeError
 from steps.index import NO_PTS, VideoIndex, jumps_back, read_index
 from steps.plan import (
     PLAN_KEY,
@@ -55,7 +56,7 @@ _LIMIT_BYTES = 64 << 20
 
 def make_plan(
     source: Source, options: Options, model: ModelIdentity, settings: Settings, store: Store, *,
-    force_nonce: str = "", start_of_worker_seconds: float | None = None,
+    force_nonce: str = "", start_of_worker_seconds: float | None = None, replace: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:  # fmt: skip
     """Index a video in one forward read, and write its plan under RUN.
@@ -64,6 +65,8 @@ def make_plan(
         store: where the RUN's files are.
         force_nonce: makes another PLAN of the same chunks, so that no shard of an earlier one is taken for its own.
         start_of_worker_seconds: what starting one chunk's worker costs; the deployment's setting if None.
+        replace: whether this becomes the plan of a RUN that has one. If not, that one is returned: of two who plan the
+            same RUN at once both go on with the plan of the first.
         progress: is told the bytes read and in all.
 
     Raises:
@@ -98,9 +101,21 @@ def make_plan(
         chunks=chunks,
         seconds=round(time.monotonic() - began, 3),
     )
+    return _publish(plan, table, store, replace=replace)
+
+
+def _publish(plan: Plan, table: bytes, store: Store, *, replace: bool) -> Plan:
     text = plan.model_dump_json(indent=1).encode()
     store.put(plan.table_key, table)
     store.put(plan_key(plan.plan), text)
+    if not replace:
+        if store.create(PLAN_KEY, text) is not None:
+            return plan
+        # One that cannot be read is replaced all the same.
+        with contextlib.suppress(NotFoundError, StorageError):
+            first = load_plan(store)
+            if first.run == plan.run:
+                return first
     store.put(PLAN_KEY, text)
     return plan
 

@@ -117,6 +117,7 @@ def main() -> None:
             settings,
             open_store(request.store_url, settings),
             force_nonce=request.force_nonce,
+            replace=bool(request.force_nonce),
             start_of_worker_seconds=request.start_of_worker_seconds,
             progress=ProgressFile(folder / "progress").write,
         )

@@ -86,6 +86,11 @@ class Settings(BaseModel):
     chunk_timeout_seconds: float = Field(default=7200, gt=0, description="of analysing one chunk")
     job_timeout_seconds: float = Field(default=21600, gt=0, description="of one task on one machine")
     worker_start_seconds: float = Field(default=10, gt=0, description="what starting the worker of a chunk costs")
+    lease_wait_seconds: float = Field(
+        default=1800,
+        gt=0,
+        description="of a step's wait for another computation of its run; then it fails, to be retried",
+    )
     lease_seconds: float = Field(
         default=60, gt=0, description="after which the lease of a silent computation is taken over"
     )

@@ -79,6 +79,7 @@ _OWN_FIELDS: dict[str, str | None] = {
     "chunk_timeout_seconds": "chunk_seconds",
     "job_timeout_seconds": "job_seconds",
     "ready_timeout_seconds": "serving.start_seconds",
+    "lease_wait_seconds": None,
 }
 END_EARLIER_SECONDS = 30
 """How much sooner a step ends itself than its pod would be ended, so that it can say why."""
@@ -313,6 +314,8 @@ class WorkflowSettings(_Model):
             "chunk_timeout_seconds": self.chunk_seconds - END_EARLIER_SECONDS,
             "job_timeout_seconds": self.job_seconds - END_EARLIER_SECONDS,
             "ready_timeout_seconds": self.serving.start_seconds,
+            # A pod that waits for another run's is to end itself in time, and to be tried again.
+            "lease_wait_seconds": min(self.chunk_seconds, self.aggregate_seconds) // 2,
         }
         return {variable_of(name): _variable_text(value) for name, value in {**fixed, **self.limits}.items()}
 

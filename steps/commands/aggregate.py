@@ -95,7 +95,7 @@ class _Work:
             return self._find() or self._make()
         lease = Lease(self._store, self._settings.lease_seconds, self._lease_owner)
         try:
-            lease.acquire(self._settings.job_timeout_seconds, until=lambda: self._find() is not None)
+            lease.acquire(self._settings.lease_wait_seconds, until=lambda: self._find() is not None)
             return self._find() or self._make()
         finally:
             lease.release()

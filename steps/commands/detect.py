@@ -93,7 +93,7 @@ def analyse_under_lease(
         return store.exists(plan.shard_key(chunk))
 
     try:
-        if not lease.acquire(settings.job_timeout_seconds, until=analysed) or analysed():
+        if not lease.acquire(settings.lease_wait_seconds, until=analysed) or analysed():
             return None
         return analyse_chunk(store, plan, chunk, settings, progress_file)
     finally:

@@ -15,6 +15,9 @@ from local.serving.server import ModelServer
 from steps.cli import cli
 from steps.errors import BadInputError, ModelUnavailableError, NotFoundError, TimeLimitError
 from steps.lease import LEASE_KEY, Lease
+from steps.options import Options
+from steps.plan import Plan
+from steps.planner import load_plan
 from steps.settings import Settings
 from steps.store import Store, open_store
 from tests.coded import CODED_PROFILE, number_read
@@ -310,3 +313,44 @@ def test_job_ends_with_bad_input_if_no_task_could_be_done(deployment: Deployment
         deployment.reelscan("job", *task(deployment, "missing.mp4"))
     (message,) = deployment.messages()
     assert message["error"]["code"] == "not_found"
+
+
+def test_two_who_plan_a_run_at_once_go_on_with_one_plan(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else neither would find the other's shards, and each would compute the run."""
+    seen: list[Plan | None] = []
+
+    def not_found_yet(store: Store, options: Options) -> Plan | None:
+        seen.append(None)
+        return None
+
+    monkeypatch.setattr("steps.job.find_plan", not_found_yet)
+    (first,), _ = deployment.plan(*task(deployment, chunk_seconds=4))
+    (second,), chunks = deployment.plan(*task(deployment, chunk_seconds=100))
+
+    assert len(seen) == 2
+    assert (second["run"], second["plan"]) == (first["run"], first["plan"])
+    assert len(chunks["r0"]["detect"]) == 3
+
+
+def test_a_plan_that_cannot_be_read_is_replaced(deployment: Deployment) -> None:
+    (first,), _ = deployment.plan(*task(deployment))
+    deployment.run_store(first).put("plan.json", b"{}")
+    (second,), _ = deployment.plan(*task(deployment, chunk_seconds=100))
+    assert second["plan"] != first["plan"]
+    assert load_plan(deployment.run_store(first)).plan == second["plan"]
+
+
+def test_a_step_waits_for_another_workflow_s_no_longer_than_it_may(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pod would be ended instead, and not be tried again."""
+    monkeypatch.setenv("REELSCAN_LEASE_WAIT_SECONDS", "0.2")
+    given = task(deployment)
+    (run,), _ = deployment.plan(*given)
+    with Lease(deployment.run_store(run), 600.0, "workflow-2"):
+        for step in (["detect", "--chunk", "0"], ["aggregate", *given]):
+            with pytest.raises(TimeLimitError, match="workflow-2") as raised:
+                deployment.reelscan(*step, *of_run(deployment, run), "--lease-owner", "workflow-1")
+            assert raised.value.exit_status == 4
