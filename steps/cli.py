@@ -45,7 +45,7 @@ class _LazyGroup(click.Group):
             if missing.split(".")[0] in ("steps", "local") or missing.startswith("workflows."):
                 raise
             raise click.ClickException(
-                f"{name} needs the package {missing!r}, which is not installed; pip install 'reelscan[{extra}]'"
+                f"{name} needs the package {missing!r}, which is not installed; pip install '.[{extra}]'"
             ) from error
         command: click.Command = getattr(module, name)
         return command

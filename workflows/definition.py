@@ -95,7 +95,7 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
             seconds_after_success=settings.keep_succeeded_seconds,
             seconds_after_failure=settings.keep_failed_seconds,
         ),
-        active_deadline_seconds=settings.job_seconds + settings.pending_seconds,
+        active_deadline_seconds=settings.job_limit_seconds + settings.pending_seconds,
     )
     # What is made within belongs to it.
     with template:
@@ -137,7 +137,7 @@ def _add_templates(settings: WorkflowSettings) -> None:
         ],
         resources=settings.plan_resources,
         placement=settings.standard_nodes,
-        work_seconds=settings.plan_seconds,
+        work_seconds=settings.plan_limit_seconds,
         outputs=[
             Parameter(name="runs", value_from=m.ValueFrom(path=f"{WORK}/runs.json")),
             Parameter(name="chunks", value_from=m.ValueFrom(path=f"{WORK}/chunks.json")),
@@ -152,7 +152,7 @@ def _add_templates(settings: WorkflowSettings) -> None:
         inputs=["run", "plan", "index", "name"],
         resources=settings.detect_resources,
         placement=settings.inference_nodes,
-        work_seconds=settings.chunk_seconds,
+        work_seconds=settings.chunk_limit_seconds,
         with_server=True,
     )
     merging = [
@@ -172,7 +172,7 @@ def _add_templates(settings: WorkflowSettings) -> None:
         inputs=["run", "plan", "record"],
         resources=settings.aggregate_resources,
         placement=settings.standard_nodes,
-        work_seconds=settings.aggregate_seconds,
+        work_seconds=settings.aggregate_limit_seconds,
         outputs=result_artifacts(settings),
     )
     detect_and_aggregate = step(
@@ -183,7 +183,7 @@ def _add_templates(settings: WorkflowSettings) -> None:
         inputs=["run", "plan", "record", "index", "name"],
         resources=settings.detect_resources,
         placement=settings.inference_nodes,
-        work_seconds=settings.chunk_seconds,
+        work_seconds=settings.chunk_limit_seconds,
         with_server=True,
         outputs=result_artifacts(settings),
     )
@@ -194,7 +194,7 @@ def _add_templates(settings: WorkflowSettings) -> None:
         ["job", *task_flags(), *report_flags(), _LEASE_FLAG, _ARTIFACTS_FLAG],
         resources=settings.detect_resources,
         placement=settings.inference_nodes,
-        work_seconds=settings.job_seconds,
+        work_seconds=settings.job_limit_seconds,
         with_server=True,
         outputs=result_artifacts(settings),
     )

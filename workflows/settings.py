@@ -75,9 +75,9 @@ _OWN_FIELDS: dict[str, str | None] = {
     "model_profile": None,
     "serving": None,
     "task_queue": None,
-    "plan_timeout_seconds": "plan_seconds",
-    "chunk_timeout_seconds": "chunk_seconds",
-    "job_timeout_seconds": "job_seconds",
+    "plan_timeout_seconds": "plan_limit_seconds",
+    "chunk_timeout_seconds": "chunk_limit_seconds",
+    "job_timeout_seconds": "job_limit_seconds",
     "ready_timeout_seconds": "serving.start_seconds",
     "lease_wait_seconds": None,
 }
@@ -253,10 +253,10 @@ class WorkflowSettings(_Model):
     retry_seconds: int = Field(
         default=5, ge=1, le=300, description="before the first retry; each further one waits twice as long"
     )
-    job_seconds: int = Field(default=21600, ge=60, description="work that a whole run may take, once it is running")
-    plan_seconds: int = Field(default=3600, ge=60, description="work that planning may take")
-    chunk_seconds: int = Field(default=7200, ge=60, description="work that a chunk may take")
-    aggregate_seconds: int = Field(default=3600, ge=60, description="work that merging may take")
+    job_limit_seconds: int = Field(default=21600, ge=60, description="work that a whole run may take, once it is running")
+    plan_limit_seconds: int = Field(default=3600, ge=60, description="work that planning may take")
+    chunk_limit_seconds: int = Field(default=7200, ge=60, description="work that a chunk may take")
+    aggregate_limit_seconds: int = Field(default=3600, ge=60, description="work that merging may take")
     pending_seconds: int = Field(
         default=43200, ge=60, description="how much longer a run may exist, which it spends waiting for nodes"
     )
@@ -310,12 +310,12 @@ class WorkflowSettings(_Model):
             "model_name": self.model_name,
             "model_version": self.model_version,
             "model_profile": profile_path,
-            "plan_timeout_seconds": self.plan_seconds - END_EARLIER_SECONDS,
-            "chunk_timeout_seconds": self.chunk_seconds - END_EARLIER_SECONDS,
-            "job_timeout_seconds": self.job_seconds - END_EARLIER_SECONDS,
+            "plan_timeout_seconds": self.plan_limit_seconds - END_EARLIER_SECONDS,
+            "chunk_timeout_seconds": self.chunk_limit_seconds - END_EARLIER_SECONDS,
+            "job_timeout_seconds": self.job_limit_seconds - END_EARLIER_SECONDS,
             "ready_timeout_seconds": self.serving.start_seconds,
             # A pod that waits for another run's is to end itself in time, and to be tried again.
-            "lease_wait_seconds": min(self.chunk_seconds, self.aggregate_seconds) // 2,
+            "lease_wait_seconds": min(self.chunk_limit_seconds, self.aggregate_limit_seconds) // 2,
         }
         return {variable_of(name): _variable_text(value) for name, value in {**fixed, **self.limits}.items()}
 

@@ -19,7 +19,7 @@ from pydantic import PydanticDeprecatedSince20
 from steps.completed import Completed
 from tests.cluster.cluster import STEPS_IMAGE, Cluster, Run, embedded_serving
 from tests.cluster.conftest import SAMPLE
-from tests.cluster.server import ARGO_SERVER
+from tests.cluster.server import ARGO_SERVER, TOKEN
 from tests.coded import CODED_PROFILE, number_read
 from tests.media.library import ClipLibrary
 from workflows import WorkflowSettings, objects, workflow_template
@@ -67,7 +67,7 @@ def submit_from_python(cluster: Cluster, key: str) -> Run:
         )
         with main:
             Task(name="announce", template=announce, depends="analyse.Succeeded")
-    template.workflows_service = WorkflowsService(host=ARGO_SERVER, verify_ssl=False)
+    template.workflows_service = WorkflowsService(host=ARGO_SERVER, verify_ssl=False, token=TOKEN or None)
     template.arguments = [
         *(each for each in template.arguments if each.name not in ("bucket", "object")),
         Parameter(name="bucket", value=cluster.videos),

@@ -33,7 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "priority_class": "video",
     },
     "other limits": {
-        "parallelism": 3, "retries": 0, "retry_seconds": 1, "job_seconds": 60, "pending_seconds": 60,
+        "parallelism": 3, "retries": 0, "retry_seconds": 1, "job_limit_seconds": 60, "pending_seconds": 60,
         "keep_succeeded_seconds": 0, "limits": {"fps": 2, "labels": ["person", "car"], "force": True, "max_chunks": 9},
     },
     "odd amounts": {"detect_resources": {"cpu": 0.25, "memory": "1234567Ki", "memory_after_failure": "1.5Gi"}},

@@ -58,5 +58,5 @@ def test_without_hera_it_says_what_to_install(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == (
-        "reelscan: template needs the package 'hera', which is not installed; pip install 'reelscan[workflows]'\n"
+        "reelscan: template needs the package 'hera', which is not installed; pip install '.[workflows]'\n"
     )
