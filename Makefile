@@ -42,7 +42,7 @@ export SUBMIT_OPTIONS = $(value OPTIONS)
 
 # `make test-cluster` works on the cluster of KUBECONFIG. The variables AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID,
 # AWS_SECRET_ACCESS_KEY and, if it is not AWS, AWS_ENDPOINT_URL say which S3 and SQS the tests and the pods use. The image is
-# the `embedded` target of images/steps/Dockerfile, under a name that the nodes can pull.
+# the `embedded` target of images/steps/Dockerfile, under a name that the nodes can pull. More: docs/workflow.md.
 CLUSTER_STEPS_IMAGE ?= reelscan/embedded:test
 # A program that makes S3 and SQS fail by its argument refuse or hang, and work again by accept and resume. Unset: the tests
 # that need it are left out.
