@@ -253,7 +253,9 @@ class WorkflowSettings(_Model):
     retry_seconds: int = Field(
         default=5, ge=1, le=300, description="before the first retry; each further one waits twice as long"
     )
-    job_limit_seconds: int = Field(default=21600, ge=60, description="work that a whole run may take, once it is running")
+    job_limit_seconds: int = Field(
+        default=21600, ge=60, description="work that a whole run may take, once it is running"
+    )
     plan_limit_seconds: int = Field(default=3600, ge=60, description="work that planning may take")
     chunk_limit_seconds: int = Field(default=7200, ge=60, description="work that a chunk may take")
     aggregate_limit_seconds: int = Field(default=3600, ge=60, description="work that merging may take")

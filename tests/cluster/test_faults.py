@@ -216,7 +216,9 @@ def ending_by_time(cluster: Cluster, clip: Path) -> Runs:
     # The least that is allowed: a minute, of which the steps take half.
     runs.deploy("stuck", job_limit_seconds=60, pending_seconds=60, inference_nodes={"node_selector": {"no": "such"}})
     cluster.apply(instead_of_detect(runs.deploy("deaf", chunk_limit_seconds=60), HANGS))
-    runs.deploy("late", serving=faulty_serving(DELAY_SECONDS=5), job_limit_seconds=60, chunk_limit_seconds=60, retries=1)
+    runs.deploy(
+        "late", serving=faulty_serving(DELAY_SECONDS=5), job_limit_seconds=60, chunk_limit_seconds=60, retries=1
+    )
     runs.deploy("hanging", {"rpc_timeout_seconds": 2}, serving=faulty_serving(DELAY_SECONDS=600), retries=0)
     runs.deploy("never-ready", serving=faulty_serving(start_seconds=10, NEVER_READY=1), retries=1)
     cluster.apply(before_detect(runs.deploy("evicted", serving=faulty_serving()), FILLS_DISK))

@@ -33,7 +33,10 @@ def refused(*changes: str) -> str:
         ("limits.max_chunks=4000", "limits.max_chunks='4000': allowed is a whole number from 1 to 1000"),
         ("limits.fps=many", "limits.fps: 'many' is not a number"),
         ("limits.results=s3://b/p", "results does not belong here; set results instead"),
-        ("limits.chunk_timeout_seconds=9", "chunk_timeout_seconds does not belong here; set chunk_limit_seconds instead"),
+        (
+            "limits.chunk_timeout_seconds=9",
+            "chunk_timeout_seconds does not belong here; set chunk_limit_seconds instead",
+        ),
         ("limits.ready_timeout_seconds=9", "set serving.start_seconds instead"),
         ("limits.task_queue=q", "task_queue does not belong here; the workflow sets it"),
         ("retries=many", 'retries="many": allowed is a whole number'),
