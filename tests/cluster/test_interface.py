@@ -15,7 +15,7 @@ pytestmark = pytest.mark.cluster
 
 FRAMES = 100
 """Analysed frames of the sample: 20 s at five a second."""
-TEMPLATE = "slow"
+TEMPLATE = "watched"
 TITLE = "Camera 7, the gate"
 
 

@@ -66,7 +66,7 @@ def submitted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Map
     cluster.deploy("brief", limits={"max_frames": 4})
     submit = partial(server.submit, cluster)
     return {
-        "absent": submit(bucket=cluster.videos, object="late.mp4", fps=1, max_frames=3),
+        "absent": submit(bucket=cluster.videos, object="not-there-yet.mp4", fps=1, max_frames=3),
         "records": submit("brief", body=encoded(notification), message_id="notification-1"),
         "fps": submit(**sample, fps="banana", id="mine"),
         "range": submit(**sample, start_seconds=5, end_seconds=2),
@@ -221,7 +221,7 @@ def test_a_retried_run_sends_the_next_attempt_and_leaves_the_first_as_it_is(subm
     assert only_message(run).status == "failed"
     before = ledger(cluster, run.uid)
     (letter,) = dead_letters(cluster, run.uid)
-    cluster.upload(SAMPLE, "late.mp4")
+    cluster.upload(SAMPLE, "not-there-yet.mp4")
     cluster.argo("retry", run.name)
     again = server.submit(cluster, body=encoded(letter["Body"]), message_id=f"again-{run.uid}")
 
