@@ -22,15 +22,21 @@ _ENDED = "detect.Succeeded || detect.Failed || detect.Errored || detect.Skipped"
 _STARTED = "{{=string(int(sprig.unixEpoch(sprig.now())) - int(float(workflow.duration)) - 2)}}"
 
 # Fixed words only: what nodes say may hold anything.
-_CODE = (
-    "{{=workflow.failures contains 'shutdown with strategy' ? 'stopped' : "
-    "(workflow.failures matches 'exceeded its deadline|longer than the specified deadline|deadline exceeded|timed out' "
-    "? 'timeout' : 'internal')}}"
-)
-_REASON = (
-    "{{=workflow.failures contains 'shutdown with strategy' ? 'the run was stopped' : "
-    "(workflow.failures matches 'exceeded its deadline|longer than the specified deadline|deadline exceeded|timed out' "
-    "? 'the run, or a pod of it, took longer than it may' : 'a pod of the run failed for good and could not say why')}}"
+_OVERDUE = "exceeded its deadline|longer than the specified deadline|deadline exceeded|timed out"
+
+
+def _by_failure(stopped: str, overdue: str, otherwise: str) -> str:
+    return (
+        f"{{{{=workflow.failures contains 'shutdown with strategy' ? '{stopped}' : "
+        f"(workflow.failures matches '{_OVERDUE}' ? '{overdue}' : '{otherwise}')}}}}"
+    )
+
+
+_CODE = _by_failure("stopped", "timeout", "internal")
+_REASON = _by_failure(
+    "the run was stopped",
+    "the run, or a pod of it, took longer than it may",
+    "a pod of the run failed for good and could not say why",
 )
 
 

@@ -54,7 +54,9 @@ def aggregate(
     if not report:
         summary = work.summary()
         copy_artifacts(store, summary, artifacts_folder)
-        completed = completed_from_summary(received, summary, store, received_at=given.received_at, attempt=attempt)
+        completed = completed_from_summary(
+            received, summary, store, received_at=given.received_at, attempt=attempt, workflow=workflow
+        )
         click.echo(completed.to_bytes().decode())
         return
     reporter = open_reporter(settings, given, attempt=attempt, workflow_started=workflow_started, workflow=workflow)
@@ -89,13 +91,17 @@ class _Work:
 
     def summary(self) -> Summary:
         """The summary, which counts as the one of this plan if the task is forced. Raises ReelscanError."""
+        from steps.job import find_summary
         from steps.lease import Lease
 
         if self._lease_owner is None:
             return self._find() or self._make()
         lease = Lease(self._store, self._settings.lease_seconds, self._lease_owner)
         try:
-            lease.acquire(self._settings.lease_wait_seconds, until=lambda: self._find() is not None)
+            lease.acquire(
+                self._settings.lease_wait_seconds,
+                until=lambda: find_summary(self._store, self._task.options) is not None,
+            )
             return self._find() or self._make()
         finally:
             lease.release()

@@ -34,7 +34,7 @@ def job(
     The exit status is that of the first task that failed outside, else 3 if all were refused.
     """
     from steps.completed import StepError
-    from steps.errors import BadInputError, OutsideError, StoppedError
+    from steps.errors import BadInputError, OutsideError
     from steps.settings import Settings
 
     given = given_task(**task_arguments, to_report=True)  # type: ignore[arg-type]
@@ -54,8 +54,6 @@ def job(
         except BadInputError as error:
             refused.append(error)
             completed = reporter.report_error(received, StepError.of(error, "plan")).completed
-        except StoppedError:
-            raise
         except OutsideError as error:
             failed.append(error)
             reporter.leave_reason(received.task_id, StepError.of(error, "detect"))

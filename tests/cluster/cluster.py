@@ -30,12 +30,12 @@ POLL_SECONDS = 0.7
 T = TypeVar("T")
 
 
-def wait_for(what: str, found: Callable[[], T | None], seconds: float = RUN_SECONDS) -> T:
-    """Ask until the answer is true, and give it. Fails, naming `what`, when the time is over."""
+def wait_for(what: str | Callable[[], str], found: Callable[[], T | None], seconds: float = RUN_SECONDS) -> T:
+    """Ask until the answer is true, and give it. Fails, naming `what` as it is then, when the time is over."""
     deadline = time.monotonic() + seconds
     while not (answer := found()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:g} s for {what}")
+            raise AssertionError(f"waited {seconds:g} s for {what if isinstance(what, str) else what()}")
         time.sleep(POLL_SECONDS)
     return answer
 
@@ -80,7 +80,7 @@ class Run:
 
     def wait(self, seconds: float = RUN_SECONDS) -> str:
         """Wait for its end; gives the phase."""
-        return wait_for(f"workflow {self.name} to end\n{self.tree()}", self.ended, seconds)
+        return wait_for(lambda: f"workflow {self.name} to end\n{self.tree()}", self.ended, seconds)
 
     def nodes(self, template: str | None = None, kind: str = "Pod") -> list[dict[str, Any]]:
         """Its nodes of a kind, perhaps only those of a template."""
