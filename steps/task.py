@@ -60,6 +60,12 @@ class Received:
     place: tuple[str, str] | None = None
     """Bucket and object, likewise."""
 
+    def require(self) -> Task:
+        """The task. Raises InvalidTaskError or AccessDeniedError if there is none."""
+        if self.task is None:
+            raise self.error or InvalidTaskError("the message holds no task")
+        return self.task
+
 
 def parse_message(body: bytes, message_id: str, settings: Settings) -> list[Received]:
     """The tasks of a message: none for S3's test event, one, or one per record of an S3 event notification.

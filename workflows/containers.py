@@ -10,6 +10,7 @@ from hera.workflows import models as m
 from hera.workflows.archive import NoneArchiveStrategy
 
 from steps.processes import SERVING_MALLOC
+from steps.results import MISSING_KEY, OUTPUT_KEYS, SUMMARY_KEY
 from workflows.settings import PORT, Placement, Resources, WorkflowSettings
 
 WORK = "/work"
@@ -20,12 +21,12 @@ USER_ID = 1000
 ARTIFACTS_KEY = "s3"
 
 ARTIFACTS = {
-    "summary": "summary.json",
-    "frames": "frames.jsonl.gz",
-    "detections": "detections.parquet",
-    "coco": "coco.json",
-    "rekognition": "rekognition.json",
-    "missing": "missing.jsonl.gz",
+    "summary": SUMMARY_KEY,
+    "frames": OUTPUT_KEYS["frames"],
+    "detections": OUTPUT_KEYS["parquet"],
+    "coco": OUTPUT_KEYS["coco"],
+    "rekognition": OUTPUT_KEYS["rekognition"],
+    "missing": MISSING_KEY,
 }
 """Result files that the UI shows, by the name of their artifact."""
 

@@ -14,6 +14,8 @@ MAIN = "main"
 SINGLE = "single"
 FINISH_SECONDS = 600
 """For reporting a failure, which the Workflow's deadline does not end."""
+# The priority is a field of the Workflow.
+_OPTIONS = [name for name in Options.model_fields if name != "priority"]
 _ENDED = "detect.Succeeded || detect.Failed || detect.Errored || detect.Skipped"
 
 # When the workflow was started, in Unix seconds: `argo retry` begins anew, and nothing else tells a pod of that. The
@@ -112,9 +114,12 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
 def parameters() -> list[Parameter]:
     """The workflow's parameters: a message, or what a person gives by hand."""
     options = [
-        Parameter(name=name, value="", description=f"{field.description}; empty: the deployment's default")
-        for name, field in Options.model_fields.items()
-        if name != "priority"
+        Parameter(
+            name=name,
+            value="",
+            description=f"{Options.model_fields[name].description}; empty: the deployment's default",
+        )
+        for name in _OPTIONS
     ]
     return [
         Parameter(name="body", value="", description="a message from the task queue, base64-encoded"),
@@ -221,7 +226,6 @@ def _add_templates(settings: WorkflowSettings) -> None:
 
 def task_flags() -> list[str]:
     """What each step that reads the task is given of the workflow's parameters."""
-    options = [name for name in Options.model_fields if name != "priority"]
     return [
         "--body={{workflow.parameters.body}}",
         "--message-id={{=workflow.parameters.message_id != '' ? workflow.parameters.message_id : workflow.uid}}",
@@ -229,7 +233,7 @@ def task_flags() -> list[str]:
         "--bucket={{workflow.parameters.bucket}}",
         "--object={{workflow.parameters.object}}",
         "--id={{workflow.parameters.id}}",
-        *(f"{flag_of(name)}={{{{workflow.parameters.{name}}}}}" for name in options),
+        *(f"{flag_of(name)}={{{{workflow.parameters.{name}}}}}" for name in _OPTIONS),
     ]
 
 

@@ -132,12 +132,7 @@ class GivenTask:
             InvalidTaskError, AccessDeniedError: the message holds none that may be done.
             UsageError: as `received`.
         """
-        from steps.errors import InvalidTaskError
-
-        received = self.received(settings)
-        if received.task is None:
-            raise received.error or InvalidTaskError("the message holds no task")
-        return received.task
+        return self.received(settings).require()
 
 
 def given_task(

@@ -73,12 +73,8 @@ def _do(
     received: Received, settings: Settings, message_id: str, lease_owner: str | None, processes: int,
     progress: ProgressFile,
 ) -> JobResult:  # fmt: skip
-    from steps.errors import InvalidTaskError
     from steps.job import GivenServer, Job, Observer
     from steps.store import open_store
-
-    if received.task is None:
-        raise received.error or InvalidTaskError("the message holds no task")
 
     class Telling(Observer):
         step = ""
@@ -94,11 +90,12 @@ def _do(
         def note(self, line: str) -> None:
             click.echo(f"reelscan: {line}", err=True)
 
+    task = received.require()
     results = open_store(settings.results or "", settings)
     return Job(
-        bucket=received.task.bucket,
-        key=received.task.object,
-        options=received.task.options,
+        bucket=task.bucket,
+        key=task.object,
+        options=task.options,
         settings=settings,
         open_run=results.below,
         server=GivenServer(settings.serving, settings),

@@ -107,16 +107,13 @@ class _Planning:
     def plan(self, received: Received, number: int) -> list[dict[str, Any]]:
         """What there is to compute for a task: one run, or none if it could be answered."""
         from steps.aggregate import ensure_outputs
-        from steps.errors import InvalidTaskError
         from steps.job import find_or_make_plan, find_summary, lacking_chunks, model_identity
         from steps.plan import run_digest
         from steps.planner import load_plan
         from steps.source import open_source
         from steps.store import open_store
 
-        if received.task is None:
-            raise received.error or InvalidTaskError("the message holds no task")
-        task = received.task
+        task = received.require()
         source = open_source(task.bucket, task.object, self.settings)
         model = model_identity(task.options, self.settings)
         run = run_digest(source.identity, task.options.digested(), model)
