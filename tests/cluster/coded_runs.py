@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steps.completed import Completed
-from tests.cluster.cluster import Cluster, Run
-from tests.cluster.faults import POLL_SECONDS, Fault, Strike, faulty_serving
+from tests.cluster.cluster import Cluster, Run, wait_for
+from tests.cluster.faults import Fault, Strike, faulty_serving
 from tests.coded import CODED_PROFILE, number_read
 from workflows import WorkflowSettings
 
@@ -63,12 +62,12 @@ class Runs:
     def wait(self, *names: str, seconds: float = 300.0) -> None:
         """Wait until the runs have ended, by default all."""
         wanted = {self.by_name[name].name for name in names or self.by_name}
-        deadline = time.monotonic() + seconds
-        while left := wanted - self._ended():
-            if time.monotonic() > deadline:
-                trees = [run.tree() for run in self.by_name.values() if run.name in left]
-                raise AssertionError(f"runs have not ended in {seconds:g} s:\n" + "\n".join(trees))
-            time.sleep(POLL_SECONDS)
+
+        def those_left() -> str:
+            left = wanted - self._ended()
+            return "runs to end:\n" + "\n".join(run.tree() for run in self.by_name.values() if run.name in left)
+
+        wait_for(those_left, lambda: wanted <= self._ended(), seconds)
 
     def _ended(self) -> set[str]:
         # As a table: whole workflows are large, and asked for often.
