@@ -189,11 +189,8 @@ class Job:
         return JobResult(store, summary, reused=False)
 
     def _find_done(self, store: Store) -> JobResult | None:
-        summary = find_summary(store, self.options)
-        if summary is None:
-            return None
-        summary = ensure_outputs(store, load_plan(store), summary, self.options.outputs)
-        return JobResult(store, summary, reused=True)
+        summary = find_results(store, self.options)
+        return None if summary is None else JobResult(store, summary, reused=True)
 
     def _plan(self, source: Source, model: ModelIdentity, store: Store) -> Plan:
         found = find_plan(store, self.options)
@@ -249,6 +246,14 @@ def find_summary(store: Store, options: Options) -> Summary | None:
     """The summary of a RUN that answers a task as it is: one that succeeded, unless the task forces it anew."""
     summary = None if options.force else load_summary(store)
     return summary if summary is not None and summary.status == "succeeded" else None
+
+
+def find_results(store: Store, options: Options) -> Summary | None:
+    """As `find_summary`, after the outputs that the task asks for and the RUN lacks were written."""
+    summary = find_summary(store, options)
+    if summary is None or set(options.outputs) <= set(summary.files):
+        return summary
+    return ensure_outputs(store, load_plan(store), summary, options.outputs)
 
 
 def find_plan(store: Store, options: Options) -> Plan | None:

@@ -91,30 +91,20 @@ class _Work:
 
     def summary(self) -> Summary:
         """The summary, which counts as the one of this plan if the task is forced. Raises ReelscanError."""
-        from steps.job import find_summary
+        from steps.job import find_results, find_summary
         from steps.lease import Lease
 
         if self._lease_owner is None:
-            return self._find() or self._make()
+            return find_results(self._store, self._task.options) or self._make()
         lease = Lease(self._store, self._settings.lease_seconds, self._lease_owner)
         try:
             lease.acquire(
                 self._settings.lease_wait_seconds,
                 until=lambda: find_summary(self._store, self._task.options) is not None,
             )
-            return self._find() or self._make()
+            return find_results(self._store, self._task.options) or self._make()
         finally:
             lease.release()
-
-    def _find(self) -> Summary | None:
-        from steps.aggregate import ensure_outputs
-        from steps.job import find_summary
-        from steps.planner import load_plan
-
-        summary = find_summary(self._store, self._task.options)
-        if summary is None:
-            return None
-        return ensure_outputs(self._store, load_plan(self._store), summary, self._task.options.outputs)
 
     def _make(self) -> Summary:
         from steps.aggregate import aggregate as merge

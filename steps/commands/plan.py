@@ -106,10 +106,8 @@ class _Planning:
 
     def plan(self, received: Received, number: int) -> list[dict[str, Any]]:
         """What there is to compute for a task: one run, or none if it could be answered."""
-        from steps.aggregate import ensure_outputs
-        from steps.job import find_or_make_plan, find_summary, lacking_chunks, model_identity
+        from steps.job import find_or_make_plan, find_results, find_summary, lacking_chunks, model_identity
         from steps.plan import run_digest
-        from steps.planner import load_plan
         from steps.source import open_source
         from steps.store import open_store
 
@@ -118,9 +116,10 @@ class _Planning:
         model = model_identity(task.options, self.settings)
         run = run_digest(source.identity, task.options.digested(), model)
         store = open_store(self.settings.results or "", self.settings).below(run)
-        summary = find_summary(store, task.options)
+        # Without a report nothing is answered from the results, and so nothing is written to them.
+        find = find_summary if self.reporter is None else find_results
+        summary = find(store, task.options)
         if summary is not None and self.reporter is not None:
-            summary = ensure_outputs(store, load_plan(store), summary, task.options.outputs)
             self.reporter.report_summary(received, summary, store)
             copy_artifacts(store, summary, self.artifacts_folder)
             return []
