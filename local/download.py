@@ -82,11 +82,15 @@ def _is_free(folder: FolderStore, run: str | None) -> bool:
 
 def distinct(names: Iterable[str]) -> list[str]:
     """The names, each further one of a kind with a number: `clip`, `clip-2`, `clip-3`."""
-    given: list[str] = []
+    given: dict[str, None] = {}
+    last: dict[str, int] = {}
     for name in names:
-        number, chosen = 1, name
+        # Of thousands named alike none counts from the start again.
+        number = last.get(name, 1)
+        chosen = name if number == 1 else f"{name}-{number}"
         while chosen in given:
             number += 1
             chosen = f"{name}-{number}"
-        given.append(chosen)
-    return given
+        last[name] = number
+        given[chosen] = None
+    return list(given)

@@ -7,15 +7,17 @@ import json
 import shutil
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from local.aws import endpoint_url
-from steps.errors import NotFoundError, QueueError, TimeLimitError, UsageError
+from steps.errors import NotFoundError, QueueError, ReelscanError, TimeLimitError, UsageError
 from steps.ledger import Ledger
 from steps.options import Options
-from steps.queues import Queues
+from steps.queues import MAX_BATCH, Queues
 from steps.store import open_store
 from steps.task import Task, make_task
 
@@ -27,6 +29,12 @@ UPLOADS = "sent"
 """Prefix of local files in the task-data bucket."""
 FIRST_POLL_SECONDS = 0.2
 LONGEST_POLL_SECONDS = 5.0
+# A ledger is asked for one task at a time, since a listing of it would be of all tasks there ever were. Thousands one
+# after another would take minutes a round, and all of them every few seconds would cost more than it tells.
+ASKED_AT_ONCE = 8
+"""Threads that ask the ledger: an answer takes some 20 ms, nearly all of it waiting."""
+ASKED_A_ROUND = 500
+"""Tasks asked for between two pauses, in turn: what eight threads do in a second or two."""
 _CONNECT_SECONDS = 5.0
 
 
@@ -104,23 +112,44 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def send_tasks(tasks: Sequence[Task], settings: Settings) -> list[str]:
+def send_tasks(tasks: Sequence[Task], settings: Settings, told: Callable[[int], None] = lambda sent: None) -> list[str]:
     """Put tasks on the task queue; gives their ids.
+
+    Args:
+        told: is given the number of those sent so far.
 
     Raises:
         UsageError: the queue does not exist.
-        QueueError: it cannot be reached.
+        AccessDeniedError: SQS refuses.
+        QueueError: it cannot be reached. If tasks were sent before, it is said how many.
     """
     if settings.task_queue is None:
         raise UsageError("no task queue is set; set REELSCAN_TASK_QUEUE to its name or URL")
     queues = Queues(settings)
-    return [queues.send(settings.task_queue, task.to_message()) for task in tasks]
+    bodies = [task.to_message() for task in tasks]
+    if len(bodies) == 1:
+        return [queues.send(settings.task_queue, bodies[0])]
+    task_ids: list[str] = []
+    while len(task_ids) < len(bodies):
+        try:
+            task_ids += queues.send_batch(settings.task_queue, bodies[len(task_ids) : len(task_ids) + MAX_BATCH])
+        except ReelscanError as error:
+            if not task_ids:
+                raise
+            raise type(error)(
+                f"{error}; {len(task_ids)} of {len(bodies)} tasks were sent before: send all again, "
+                "what is done is not computed again"
+            ) from error
+        told(len(task_ids))
+    return task_ids
 
 
 def wait_for_tasks(
     task_ids: Sequence[str], settings: Settings, *, timeout_seconds: float, told: Callable[[Completed], None]
 ) -> dict[str, Completed]:
     """Follow the ledger until every task is reported; gives what became of each, by task id.
+
+    The messages are given without their `frame_records`, so that those of thousands of tasks fit into memory.
 
     Args:
         timeout_seconds: of the whole wait.
@@ -137,22 +166,31 @@ def wait_for_tasks(
     deadline = time.monotonic() + timeout_seconds
     poll_seconds = FIRST_POLL_SECONDS
     reported: dict[str, Completed] = {}
-    while True:
-        for task_id in task_ids:
-            if task_id not in reported and (entry := ledger.entry(task_id)) is not None:
-                reported[task_id] = entry.completed
-                told(entry.completed)
-        left_seconds = deadline - time.monotonic()
-        if len(reported) == len(set(task_ids)):
-            return reported
-        if left_seconds <= 0:
-            waiting = [task_id for task_id in task_ids if task_id not in reported]
-            raise TimeLimitError(
-                f"{len(waiting)} of {len(task_ids)} tasks were not reported within {timeout_seconds:g} s, "
-                f"among them {waiting[0]}; the ledger is at {ledger.store.url}"
-            )
-        time.sleep(min(poll_seconds, left_seconds))
-        poll_seconds = min(poll_seconds * 1.2, LONGEST_POLL_SECONDS)
+    waiting = deque(dict.fromkeys(task_ids))
+    with ThreadPoolExecutor(ASKED_AT_ONCE, "ledger") as pool:
+        while True:
+            # In the last round all are asked for, so that nothing that is there is missed.
+            is_last = time.monotonic() >= deadline
+            asked = [waiting.popleft() for _ in range(len(waiting) if is_last else min(ASKED_A_ROUND, len(waiting)))]
+            before = len(reported)
+            for task_id, entry in zip(asked, pool.map(ledger.entry, asked), strict=True):
+                if entry is None:
+                    waiting.append(task_id)
+                else:
+                    completed = entry.completed.model_copy(update={"frame_records": None})
+                    reported[task_id] = completed
+                    told(completed)
+            if not waiting:
+                return reported
+            if is_last:
+                raise TimeLimitError(
+                    f"{len(waiting)} of {len(task_ids)} tasks were not reported within {timeout_seconds:g} s, "
+                    f"among them {waiting[0]}; the ledger is at {ledger.store.url}"
+                )
+            # Where one of many is done, others that were not asked for are likely to be done too.
+            if len(reported) == before or len(waiting) <= ASKED_A_ROUND:
+                time.sleep(max(0.0, min(poll_seconds, deadline - time.monotonic())))
+                poll_seconds = min(poll_seconds * 1.2, LONGEST_POLL_SECONDS)
 
 
 def message_options(texts: Mapping[str, str | None]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from local.batch import print_batch, tally
+from local.counting import Counting
 from local.findings import clock
 from local.sender import wait_for_tasks
 from local.service import describe, found_text
@@ -18,9 +22,20 @@ if TYPE_CHECKING:
     from steps.completed import Completed
     from steps.settings import Settings
 
+FEW_TASKS = 20
+"""Up to so many, each has a line when it is done and a row at the end."""
 
-def wait_and_print(task_ids: Sequence[str], settings: Settings, timeout_seconds: float) -> list[Completed]:
-    """Wait for tasks and print what became of them; gives that in the order of `task_ids`. Errors: `wait_for_tasks`."""
+
+def wait_and_print(
+    task_ids: Sequence[str], settings: Settings, timeout_seconds: float, batch_id: str | None = None
+) -> list[Completed]:
+    """Wait for tasks and print what became of them; gives that in the order of `task_ids`. Errors: `wait_for_tasks`.
+
+    Args:
+        batch_id: which many tasks have in common, to be printed with their counts.
+    """
+    if len(task_ids) > FEW_TASKS:
+        return _wait_for_many(task_ids, settings, timeout_seconds, batch_id)
     console = Console(stderr=True)
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True,
@@ -44,6 +59,35 @@ def wait_and_print(task_ids: Sequence[str], settings: Settings, timeout_seconds:
         print_outcome(Console(), outcomes[0])
     else:
         Console().print(_outcomes_table(outcomes))
+    return outcomes
+
+
+def _wait_for_many(
+    task_ids: Sequence[str], settings: Settings, timeout_seconds: float, batch_id: str | None
+) -> list[Completed]:
+    total = len(task_ids)
+    started = time.monotonic()
+    reported: dict[str, Completed] = {}
+    statuses: Counter[str] = Counter()
+    try:
+        with Counting(Console(stderr=True), after_seconds=0) as counting:
+
+            def show() -> None:
+                done = len(reported)
+                counting.update(f"waiting for {total} tasks", done, total, f"{done} done: {tally(statuses)}")
+
+            def tell(completed: Completed) -> None:
+                reported[completed.task_id] = completed
+                statuses[completed.status] += 1
+                show()
+
+            show()
+            wait_for_tasks(task_ids, settings, timeout_seconds=timeout_seconds, told=tell)
+    finally:
+        # Of a wait that ends too soon, what is known so far.
+        outcomes = [reported[task_id] for task_id in task_ids if task_id in reported]
+        if outcomes:
+            print_batch(Console(), outcomes, total, time.monotonic() - started, batch_id)
     return outcomes
 
 

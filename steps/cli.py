@@ -26,8 +26,13 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "aggregate": ("steps.commands.aggregate", "check and merge the chunks, report the result (a step)"),
     "job": ("steps.commands.job", "plan, detect and aggregate in one process beside a model server (a step)"),
     "finish": ("steps.commands.finish", "report what failed (a step)"),
+    "reconcile": ("events.commands.reconcile", "account for the runs that could not report themselves"),
+    "cancel": ("events.commands.cancel", "end the run of a task"),
+    "redrive": ("events.commands.redrive", "put dead letters back on the task queue"),
     "template": ("workflows.command", "print the WorkflowTemplate"),
 }
+_OWN_EXTRAS = ("workflows", "events")
+"""Folders that an image may lack, each with an extra of its name."""
 
 
 class _LazyGroup(click.Group):
@@ -41,8 +46,11 @@ class _LazyGroup(click.Group):
             module = importlib.import_module(_COMMANDS[name][0])
         except ModuleNotFoundError as error:
             missing = error.name or ""
-            extra = "workflows" if _COMMANDS[name][0].startswith("workflows.") else "local"
-            if missing.split(".")[0] in ("steps", "local") or missing.startswith("workflows."):
+            folder = _COMMANDS[name][0].partition(".")[0]
+            extra = folder if folder in _OWN_EXTRAS else "local"
+            if missing.split(".")[0] in ("steps", "local") or missing.startswith(
+                tuple(f"{one}." for one in _OWN_EXTRAS)
+            ):
                 raise
             raise click.ClickException(
                 f"{name} needs the package {missing!r}, which is not installed; pip install '.[{extra}]'"

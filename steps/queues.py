@@ -12,18 +12,24 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from steps.batches import batches
 from steps.errors import AccessDeniedError, OutsideError, QueueError, ReelscanError, UsageError
 from steps.settings import ENVIRONMENT_PREFIX, Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.literals import QueueAttributeNameType
-    from mypy_boto3_sqs.type_defs import MessageAttributeValueTypeDef, SendMessageRequestTypeDef
+    from mypy_boto3_sqs.type_defs import (
+        MessageAttributeValueOutputTypeDef,
+        MessageAttributeValueTypeDef,
+        SendMessageBatchRequestEntryTypeDef,
+        SendMessageRequestTypeDef,
+    )
 
 MAX_BODY_BYTES = 250_000
 """Of a message that is sent: a queue made before 2025 takes 256 KiB with its attributes."""
@@ -32,7 +38,10 @@ MAX_WAIT_SECONDS = 20
 """SQS' own limit on waiting for a message."""
 MAX_VISIBILITY_SECONDS = 43200
 """SQS' own limit on hiding a received message, counted from when it was received."""
+MAX_BATCH = 10
+"""SQS' own limit on the messages of one request."""
 _ATTEMPTS = 3
+_FIRST_PAUSE_SECONDS = 0.1
 _LISTED_QUEUES = 10
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -61,6 +70,23 @@ class Message:
     receipt: str
     receive_count: int
     """How often it was received, this time included."""
+    attributes: dict[str, str] = field(default_factory=dict)
+    """The sender's own, of those that are text."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Messages on a queue."""
+
+    visible: int
+    hidden: int
+    """Received, and neither deleted nor given back."""
+    delayed: int
+
+    @property
+    def all(self) -> int:
+        """However they are."""
+        return self.visible + self.hidden + self.delayed
 
 
 class ReceiptLostError(Exception):
@@ -121,6 +147,46 @@ class Queues:
         with self._reporting(queue):
             return self._client().send_message(**request)["MessageId"]
 
+    def send_batch(self, queue: str, bodies: Sequence[str]) -> list[str]:
+        """Send messages, as many in a request as SQS takes; gives their ids in the order of the bodies.
+
+        Each is mended as by `send`. Those of a request that SQS did not take are sent again while
+        `queue_timeout_seconds` last. On an error those before may have been sent.
+        """
+        url = self.url(queue)
+        entries: list[SendMessageBatchRequestEntryTypeDef] = []
+        for number, body in enumerate(bodies):
+            entry: SendMessageBatchRequestEntryTypeDef = {"Id": str(number), "MessageBody": _fit_body(body)}
+            if url.endswith(".fifo"):
+                entry["MessageGroupId"] = "reelscan"
+                entry["MessageDeduplicationId"] = uuid.uuid4().hex
+            entries.append(entry)
+        ids: dict[str, str] = {}
+        for batch in batches(entries, _body_bytes, most=MAX_BATCH, most_bytes=MAX_BODY_BYTES):
+            ids.update(self._send_entries(queue, url, batch))
+        return [ids[entry["Id"]] for entry in entries]
+
+    def _send_entries(self, queue: str, url: str, entries: list[SendMessageBatchRequestEntryTypeDef]) -> dict[str, str]:
+        """Send the messages of one request; gives their ids by those of the entries."""
+        deadline = time.monotonic() + self._settings.queue_timeout_seconds
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        ids: dict[str, str] = {}
+        while True:
+            left = [entry for entry in entries if entry["Id"] not in ids]
+            with self._reporting(queue):
+                answer = self._client().send_message_batch(QueueUrl=url, Entries=left)
+            ids.update({sent["Id"]: sent["MessageId"] for sent in answer.get("Successful", [])})
+            failed = answer.get("Failed", [])
+            if not failed:
+                return ids
+            # A sender's fault stays one; any other may pass, such as SQS being overloaded.
+            lasting = [one for one in failed if one["SenderFault"]]
+            if lasting or time.monotonic() + pause_seconds > deadline:
+                failure = (lasting or failed)[0]
+                raise self._meaning(queue, failure["Code"], f"{failure['Code']}: {failure.get('Message', '')}")
+            time.sleep(pause_seconds)
+            pause_seconds *= 2
+
     def receive(
         self, queue: str, *, wait_seconds: float, visibility_seconds: float, max_messages: int = 1
     ) -> list[Message]:
@@ -136,6 +202,7 @@ class Queues:
                 VisibilityTimeout=_whole_seconds(visibility_seconds),
                 MaxNumberOfMessages=max_messages,
                 MessageSystemAttributeNames=["ApproximateReceiveCount"],
+                MessageAttributeNames=["All"],
             )
         return [
             Message(
@@ -143,6 +210,7 @@ class Queues:
                 body=found["Body"],
                 receipt=found["ReceiptHandle"],
                 receive_count=int(found["Attributes"]["ApproximateReceiveCount"]),
+                attributes=_texts(found.get("MessageAttributes", {})),
             )
             for found in answer.get("Messages", [])
         ]
@@ -159,8 +227,8 @@ class Queues:
                 QueueUrl=self.url(queue), ReceiptHandle=receipt, VisibilityTimeout=_whole_seconds(seconds)
             )
 
-    def is_empty(self, queue: str) -> bool:
-        """Whether SQS knows of no message, neither visible nor hidden nor delayed. SQS counts approximately."""
+    def count(self, queue: str) -> Counts:
+        """How many messages SQS knows of, approximately."""
         names: list[QueueAttributeNameType] = [
             "ApproximateNumberOfMessages",
             "ApproximateNumberOfMessagesNotVisible",
@@ -168,7 +236,11 @@ class Queues:
         ]
         with self._reporting(queue):
             answer = self._client().get_queue_attributes(QueueUrl=self.url(queue), AttributeNames=names)
-        return all(int(count) == 0 for count in answer["Attributes"].values())
+        return Counts(*(int(answer["Attributes"][name]) for name in names))
+
+    def is_empty(self, queue: str) -> bool:
+        """Whether SQS knows of no message. It counts approximately."""
+        return self.count(queue).all == 0
 
     def _client(self, *, waits: bool = False) -> SQSClient:
         """A client; one that `waits` gives SQS time to wait for a message besides."""
@@ -210,7 +282,7 @@ class Queues:
         except BotoCoreError as error:
             raise QueueError(f"queue {queue}: SQS cannot be reached: {_line(error)}") from error
 
-    def _meaning(self, queue: str, code: str, error: Exception) -> ReelscanError:
+    def _meaning(self, queue: str, code: str, error: Exception | str) -> ReelscanError:
         if code in _NO_QUEUE_CODES:
             return UsageError(
                 f"queue {queue[:200]!r} does not exist{self._others()}; create it or set {self._variable(queue)}"
@@ -323,6 +395,19 @@ def _fit_attribute(value: str) -> str:
 
 def _attribute(value: str) -> MessageAttributeValueTypeDef:
     return {"DataType": "String", "StringValue": value}
+
+
+def _body_bytes(entry: SendMessageBatchRequestEntryTypeDef) -> int:
+    return len(entry["MessageBody"].encode())
+
+
+def _texts(attributes: Mapping[str, MessageAttributeValueOutputTypeDef]) -> dict[str, str]:
+    # A type may have a label of the sender's: `String.json`.
+    return {
+        name: value.get("StringValue", "")
+        for name, value in attributes.items()
+        if value["DataType"].partition(".")[0] == "String"
+    }
 
 
 def _whole_seconds(seconds: float) -> int:

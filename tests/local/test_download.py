@@ -20,6 +20,7 @@ from tests.local.test_sender import completed
         (["a", "b"], ["a", "b"]),
         (["a", "a", "a"], ["a", "a-2", "a-3"]),
         (["a-2", "a", "a"], ["a-2", "a", "a-3"]),
+        (["a", "a", "a-2", "a-2", "a"], ["a", "a-2", "a-2-2", "a-2-3", "a-3"]),
     ],
 )
 def test_each_video_has_a_folder_of_its_own(names: list[str], chosen: list[str]) -> None:

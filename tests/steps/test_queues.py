@@ -107,6 +107,96 @@ class TestSending:
         assert [message["Body"] for message in aws.messages(queue)] == ["same", "same"]
 
 
+def refuse(queues: Queues, monkeypatch: pytest.MonkeyPatch, *answers: set[str], sender_fault: bool = False) -> None:
+    """Let SQS take all of the next requests but the bodies named for each, as it does when it is overloaded."""
+    client, left = queues._client(), list(answers)
+    send = client.send_message_batch
+
+    def send_the_others(QueueUrl: str, Entries: list[Any]) -> Any:
+        refused = left.pop(0) if left else set()
+        taken = [entry for entry in Entries if entry["MessageBody"] not in refused]
+        answer: Any = send(QueueUrl=QueueUrl, Entries=taken) if taken else {}
+        failed = [
+            {"Id": entry["Id"], "SenderFault": sender_fault, "Code": "ServiceUnavailable", "Message": "later"}
+            for entry in Entries
+            if entry["MessageBody"] in refused
+        ]
+        return {**answer, "Failed": failed}
+
+    monkeypatch.setattr(client, "send_message_batch", send_the_others)
+
+
+class TestSendingMany:
+    def test_every_message_arrives_once_and_the_ids_are_in_order(
+        self, aws: Aws, queue: str, faults: FaultProxy
+    ) -> None:
+        bodies = [str(number) for number in range(23)]
+        ids = Queues(SHORT).send_batch(queue, bodies)
+
+        arrived = {message["MessageId"]: message["Body"] for message in aws.messages(queue)}
+        assert [arrived[message_id] for message_id in ids] == bodies
+        assert len(arrived) == 23
+        assert faults.count("SendMessageBatch") == 3
+
+    def test_no_message_costs_no_request(self, queue: str, faults: FaultProxy) -> None:
+        assert Queues(SHORT).send_batch(queue, []) == []
+        assert faults.count("SendMessageBatch") == 0
+
+    def test_large_messages_are_sent_in_requests_that_sqs_takes(self, aws: Aws, queue: str, faults: FaultProxy) -> None:
+        bodies = ["a" * 100_000, "b" * 100_000, "ü" * 30_000, "c" * 2_000_000, "d"]
+        Queues(SHORT).send_batch(queue, bodies)
+
+        assert [len(message["Body"]) for message in aws.messages(queue)] == [100_000, 100_000, 30_000, 250_000, 1]
+        assert faults.count("SendMessageBatch") == 4
+
+    def test_what_sqs_would_refuse_is_mended(self, aws: Aws, queues: Queues, queue: str) -> None:
+        queues.send_batch(queue, ["", "\x00"])
+
+        assert [message["Body"] for message in aws.messages(queue)] == ["{}", "\\u0000"]
+
+    def test_a_fifo_queue_takes_equal_messages_in_their_order(self, aws: Aws, queues: Queues) -> None:
+        queue = aws.make_queue(fifo=True)
+        queues.send_batch(queue, ["same", "same", "other"])
+
+        assert [message["Body"] for message in aws.messages(queue)] == ["same", "same", "other"]
+
+    def test_messages_that_sqs_did_not_take_are_sent_again_alone(
+        self, aws: Aws, queues: Queues, queue: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refuse(queues, monkeypatch, {"b", "c"}, {"c"})
+        ids = queues.send_batch(queue, ["a", "b", "c"])
+
+        arrived = {message["MessageId"]: message["Body"] for message in aws.messages(queue)}
+        assert [arrived[message_id] for message_id in ids] == ["a", "b", "c"]
+
+    def test_messages_that_sqs_does_not_take_in_time_are_an_error(
+        self, queue: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queues = Queues(Settings(queue_timeout_seconds=0.2))
+        client = Queues(SHORT)._client()
+        monkeypatch.setattr(queues, "_client", lambda: client)
+        refuse(queues, monkeypatch, *[{"b"}] * 100)
+
+        with pytest.raises(QueueError, match="SQS failed: ServiceUnavailable: later"):
+            queues.send_batch(queue, ["a", "b"])
+
+    def test_a_message_that_is_refused_for_a_fault_of_its_own_is_not_sent_again(
+        self, aws: Aws, queues: Queues, queue: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refuse(queues, monkeypatch, {"b"}, sender_fault=True)
+
+        with pytest.raises(QueueError, match="ServiceUnavailable"):
+            queues.send_batch(queue, ["a", "b"])
+        assert [message["Body"] for message in aws.messages(queue)] == ["a"]
+
+    def test_a_lost_answer_does_not_double_the_messages_of_a_fifo_queue(self, aws: Aws, faults: FaultProxy) -> None:
+        queue = aws.make_queue(fifo=True)
+        faults.inject("lose_answer", "SendMessageBatch")
+        Queues(SHORT).send_batch(queue, ["a", "b"])
+
+        assert [message["Body"] for message in aws.messages(queue)] == ["a", "b"]
+
+
 @given(st.text(alphabet=st.characters(), max_size=200))
 def test_escaping_leaves_the_meaning_of_json_as_it_is(text: str) -> None:
     escaped = escape_for_sqs(json.dumps({text: text}, ensure_ascii=False))
@@ -126,6 +216,25 @@ class TestReceiving:
         assert not queues.is_empty(queue)
         queues.delete(queue, message.receipt)
         assert queues.is_empty(queue)
+
+    def test_a_message_is_received_with_its_attributes_of_text(self, aws: Aws, queues: Queues, queue: str) -> None:
+        aws.sqs.send_message(
+            QueueUrl=queues.url(queue),
+            MessageBody="x",
+            MessageAttributes={
+                "code": {"DataType": "String", "StringValue": "timeout"},
+                "labelled": {"DataType": "String.json", "StringValue": "{}"},
+                "number": {"DataType": "Number", "StringValue": "1"},
+                "bytes": {"DataType": "Binary", "BinaryValue": b"1"},
+            },
+        )
+
+        assert receive(queues, queue).attributes == {"code": "timeout", "labelled": "{}"}
+
+    def test_a_message_without_attributes_has_none(self, queues: Queues, queue: str) -> None:
+        queues.send(queue, "x")
+
+        assert receive(queues, queue).attributes == {}
 
     def test_a_message_that_is_given_back_is_received_again(self, queues: Queues, queue: str) -> None:
         queues.send(queue, "x")
@@ -167,6 +276,7 @@ class TestReceiving:
 
 OPERATIONS: list[tuple[str, Callable[[Queues, str], object]]] = [
     ("send", lambda queues, queue: queues.send(queue, "x")),
+    ("send_batch", lambda queues, queue: queues.send_batch(queue, ["x", "y"])),
     ("receive", lambda queues, queue: queues.receive(queue, wait_seconds=0, visibility_seconds=1)),
     ("delete", lambda queues, queue: queues.delete(queue, "receipt")),
     ("set_visibility", lambda queues, queue: queues.set_visibility(queue, "receipt", 1)),

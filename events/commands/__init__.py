@@ -1,0 +1,1 @@
+"""Commands of `reelscan` that operate a deployment."""
