@@ -40,6 +40,12 @@ unexport VIDEO OPTIONS
 export SUBMIT_VIDEO = $(value VIDEO)
 export SUBMIT_OPTIONS = $(value OPTIONS)
 
+# What `make deploy` and `make undeploy` work on, besides NAMESPACE: a file of the workflow's settings (unset: the defaults), more
+# of them as DEPLOY_ARGS='--set task_queue=tasks --set max_runs=50', and a folder of events/overlays.
+SETTINGS ?=
+OVERLAY ?= aws
+DEPLOY_ARGS ?=
+
 # `make test-cluster` works on the cluster of KUBECONFIG. The variables AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID,
 # AWS_SECRET_ACCESS_KEY and, if it is not AWS, AWS_ENDPOINT_URL say which S3 and SQS the tests and the pods use. The image is
 # the `embedded` target of images/steps/Dockerfile, under a name that the nodes can pull. More: docs/workflow.md.
@@ -47,14 +53,19 @@ CLUSTER_STEPS_IMAGE ?= reelscan/embedded:test
 # A program that makes S3 and SQS fail by its argument refuse or hang, and work again by accept and resume. Unset: the tests
 # that need it are left out.
 CLUSTER_AWS ?=
+# Chooses the messages and the faults of `make test-ledger`; COMPLETED=fifo makes its completed queue a FIFO queue.
+SEED ?= 1
+COMPLETED ?=
+# How many messages `make test-load` sends at once.
+LOAD_MESSAGES ?= 1000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo test lint format ci bench bench-cluster docs test-serving test-tensorflow images lock \
-  test-images manifests submit test-cluster clean
+  test-images manifests submit deploy undeploy test-cluster test-ledger test-load clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: .venv/.installed-local ## set up .venv with all that running on one machine, and submitting to a cluster, needs
 
@@ -115,18 +126,39 @@ submit: .venv/.installed-local ## submit a video to Argo and follow the run: mak
 	@.venv/bin/python -m workflows.submit --video="$$SUBMIT_VIDEO" --options="$$SUBMIT_OPTIONS" \
 	  --entrypoint="$(ENTRYPOINT)" --namespace="$(NAMESPACE)" --template="$(TEMPLATE)"
 
-test-cluster: .venv/.installed-dev ## test on the cluster of your kubeconfig, in a namespace that is removed after
-	@for program in kubectl argo; do \
-	  command -v $$program >/dev/null || { echo "test-cluster needs the program $$program" >&2; exit 2; }; \
-	done
-	@kubectl --request-timeout=20s get crd workflows.argoproj.io >/dev/null || { \
-	  echo "no cluster with Argo Workflows answers: set KUBECONFIG to the kubeconfig of one" >&2; exit 2; }
-	@test -n "$$AWS_DEFAULT_REGION" && test -n "$$AWS_ACCESS_KEY_ID" && test -n "$$AWS_SECRET_ACCESS_KEY" || { \
-	  echo "set AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, which the pods are given too" >&2; exit 2; }
+deploy: .venv/.installed-local ## make runs of the messages on a queue: make deploy NAMESPACE=video SETTINGS=settings.yaml
+	@.venv/bin/python -m events.deploy apply $(deployment)
+
+undeploy: .venv/.installed-local ## end that, after the runs that are under way have been accounted for
+	@.venv/bin/python -m events.deploy delete $(deployment)
+
+deployment = --settings="$(SETTINGS)" --namespace="$(NAMESPACE)" --overlay="$(OVERLAY)" $(DEPLOY_ARGS)
+
+test-cluster: .venv/.installed-dev ## test on the cluster of your kubeconfig, in namespaces that are removed after
+	@$(check-cluster)
 	@test -n "$(CLUSTER_AWS)" || echo "CLUSTER_AWS is not set: leaving out the test for which S3 and SQS fail"
-	CLUSTER_STEPS_IMAGE="$(CLUSTER_STEPS_IMAGE)" CLUSTER_AWS="$(CLUSTER_AWS)" \
-	  .venv/bin/pytest -m "cluster$(if $(CLUSTER_AWS),, and not aws_faults)" \
-	  tests/cluster $(TEST_ARGS)
+	$(on-cluster) -m "cluster$(if $(CLUSTER_AWS),, and not aws_faults)" tests/cluster $(TEST_ARGS)
+
+test-ledger: .venv/.installed-dev ## send 200 messages on the cluster while all is hit, and balance the books: SEED=n
+	@$(check-cluster)
+	@test -n "$(CLUSTER_AWS)" || { echo "CLUSTER_AWS is not set to a program that makes S3 and SQS fail" >&2; exit 2; }
+	SEED="$(SEED)" COMPLETED="$(COMPLETED)" $(on-cluster) -s -m ledger tests/cluster $(TEST_ARGS)
+
+test-load: .venv/.installed-dev ## send a thousand messages at once on the cluster
+	@$(check-cluster)
+	LOAD_MESSAGES="$(LOAD_MESSAGES)" $(on-cluster) -s -m load tests/cluster $(TEST_ARGS)
+
+on-cluster = CLUSTER_STEPS_IMAGE="$(CLUSTER_STEPS_IMAGE)" CLUSTER_AWS="$(CLUSTER_AWS)" .venv/bin/pytest
+
+define check-cluster
+for program in kubectl argo; do \
+  command -v $$program >/dev/null || { echo "tests on a cluster need the program $$program" >&2; exit 2; }; \
+done; \
+kubectl --request-timeout=20s get crd workflows.argoproj.io sensors.argoproj.io >/dev/null || { \
+  echo "no cluster with Argo Workflows and Argo Events answers: set KUBECONFIG to the kubeconfig of one" >&2; exit 2; }; \
+test -n "$$AWS_DEFAULT_REGION" && test -n "$$AWS_ACCESS_KEY_ID" && test -n "$$AWS_SECRET_ACCESS_KEY" || { \
+  echo "set AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, which the pods are given too" >&2; exit 2; }
+endef
 
 docs: .venv/.installed-dev ## write docs/reference.md anew from the code
 	.venv/bin/python docs/generate.py
@@ -137,7 +169,7 @@ clean: ## remove .venv, results in out/, and what the tools leave
 # A stamp says what .venv holds, so that a second `make` starts at once and a changed pyproject.toml is followed.
 .venv/.installed-local: pyproject.toml setup.py | .venv/bin/python
 	@echo "Installing Python packages into .venv: about 240 MB to download at first, a minute or two"
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[local,workflows]'
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[local,workflows,events]'
 	@touch "$@"
 
 .venv/.installed-dev: pyproject.toml setup.py | .venv/bin/python

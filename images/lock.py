@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "images" / "steps"
 BASE = FOLDER / "requirements.txt"
-"""What the step programs need."""
+"""What the step programs and those that speak to Kubernetes need."""
 SERVE = FOLDER / "requirements-serve.txt"
 """What the embedded model server needs besides."""
 BUILD = FOLDER / "requirements-build.txt"
@@ -53,7 +53,7 @@ def _compile(target: Path, *arguments: str, source: str = "pyproject.toml", text
 
 def main(options: list[str]) -> None:
     """Writes the three lock files; `options` go to `uv pip compile`."""
-    _compile(BASE, *options)
+    _compile(BASE, "--extra=events", *options)
     shared = [f"--no-emit-package={name}" for name in locked_versions(BASE)]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as corrections:
         corrections.write(_CORRECTIONS)

@@ -16,6 +16,7 @@
     ├── OutsideError           4    something outside failed after its own retries: worth retrying
     │   ├── StorageError            internal
     │   ├── QueueError              internal
+    │   ├── KubernetesError         internal
     │   ├── ModelUnavailableError   model_unavailable
     │   └── TimeLimitError          timeout
     ├── PartialResultError     5    `run` and `send --wait` only
@@ -116,6 +117,10 @@ class StorageError(OutsideError):
 
 class QueueError(OutsideError):
     """SQS could not be reached."""
+
+
+class KubernetesError(OutsideError):
+    """The Kubernetes API could not be reached, or did not take a request."""
 
 
 class ModelUnavailableError(OutsideError):

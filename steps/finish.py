@@ -33,6 +33,8 @@ class Finished:
 
     received: Received
     outcome: Outcome
+    is_new: bool
+    """Whether nobody had reported it before."""
 
 
 def finish(
@@ -65,11 +67,13 @@ def finish(
     plan = None if run is None else _plan_of(run)
     finished = []
     for received in parse_message(body, message_id, settings):
-        outcome = reporter.resume(received, wait=wait)
-        if outcome is None:
-            error = _error_of(received, errors, reporter)
-            outcome = reporter.report_error(received, error, plan if received.task is not None else None, wait=wait)
-        finished.append(Finished(received, outcome))
+        found = reporter.resume(received, wait=wait)
+        if found is not None:
+            finished.append(Finished(received, found, is_new=False))
+            continue
+        error = _error_of(received, errors, reporter)
+        outcome = reporter.report_error(received, error, plan if received.task is not None else None, wait=wait)
+        finished.append(Finished(received, outcome, is_new=True))
     return finished
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from steps.completed import Completed, StepError, completed_from_error, completed_from_summary
 from steps.errors import NotFoundError
-from steps.ledger import Ledger, Outbox, Outcome
+from steps.ledger import Entry, Ledger, Outbox, Outcome
 
 if TYPE_CHECKING:
     from steps.plan import Plan
@@ -31,7 +31,7 @@ class Origin:
     """Where a report comes from."""
 
     received_at: datetime
-    """When the task's message was received."""
+    """When the task's message was received: of a Workflow, when it was made."""
     workflow: str | None = None
     """Name of the Workflow, if there is one."""
     attempt: int = 1
@@ -64,13 +64,24 @@ class Reporter:
             return self._origin.attempt
         if task_id not in self._attempts:
             # Seen once: what this process reports itself must not look like an earlier attempt's.
-            earlier = [
-                entry.attempt
-                for entry in self._ledger.find(task_id)
-                if datetime.fromisoformat(entry.completed.completed_at) < started_at
-            ]
-            self._attempts[task_id] = max(earlier, default=0) + 1
+            self._attempts[task_id] = self._attempt_after(self._ledger.find(task_id), started_at)
         return self._attempts[task_id]
+
+    def _attempt_after(self, entries: list[Entry], started_at: datetime) -> int:
+        """The attempt that began at a time.
+
+        A Workflow that `argo retry` started again keeps its name and its time of creation. One that was made anew for
+        the same message, since SQS or the bus delivered it again when the first was gone, goes on with the attempt that
+        it finds.
+        """
+        attempt = 1
+        for entry in entries:
+            completed_at = datetime.fromisoformat(entry.completed.completed_at)
+            if completed_at < self._origin.received_at:
+                attempt = entry.attempt
+            elif completed_at < started_at:
+                attempt = entry.attempt + 1
+        return attempt
 
     def resume(self, received: Received, *, wait: bool = True) -> Outcome | None:
         """See to it that what was reported of this attempt is sent; None if nothing was reported."""

@@ -19,6 +19,8 @@ PROFILE_FOLDER = "/etc/reelscan"
 PROFILE_FILE = f"{PROFILE_FOLDER}/reelscan.json"
 USER_ID = 1000
 ARTIFACTS_KEY = "s3"
+RUNS_KEY = "runs"
+"""In the ConfigMap of limits: how many runs may go on at a time."""
 
 ARTIFACTS = {
     "summary": SUMMARY_KEY,
@@ -132,6 +134,18 @@ def memory_patch(resources: Resources) -> str:
     )
 
 
+POD_SECURITY = m.PodSecurityContext(
+    run_as_non_root=True,
+    # Argo's image names no user by number.
+    run_as_user=USER_ID,
+    fs_group=USER_ID,
+    seccomp_profile=m.SeccompProfile(type="RuntimeDefault"),
+)
+POD_ANNOTATIONS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+
 CONFINED = m.SecurityContext(
     allow_privilege_escalation=False,
     read_only_root_filesystem=True,
@@ -215,6 +229,11 @@ def mounts(settings: WorkflowSettings) -> list[m.VolumeMount]:
 def profile_name(settings: WorkflowSettings) -> str:
     """Name of the ConfigMap with the model profile."""
     return f"{settings.name}-model-profile"
+
+
+def limits_name(settings: WorkflowSettings) -> str:
+    """Name of the ConfigMap with the limits that Argo looks up while it runs."""
+    return f"{settings.name}-limits"
 
 
 def artifacts_name(settings: WorkflowSettings) -> str:

@@ -6,7 +6,17 @@ from hera.workflows import DAG, Parameter, Step, Steps, Task, WorkflowTemplate
 from hera.workflows import models as m
 
 from steps.options import Options, flag_of
-from workflows.containers import ARTIFACTS_KEY, USER_ID, WORK, artifacts_name, result_artifacts, step
+from workflows.containers import (
+    ARTIFACTS_KEY,
+    POD_ANNOTATIONS,
+    POD_SECURITY,
+    RUNS_KEY,
+    WORK,
+    artifacts_name,
+    limits_name,
+    result_artifacts,
+    step,
+)  # fmt: skip
 from workflows.containers import Step as ContainerStep
 from workflows.settings import WorkflowSettings
 
@@ -16,6 +26,7 @@ FINISH_SECONDS = 600
 """For reporting a failure, which the Workflow's deadline does not end."""
 # The priority is a field of the Workflow.
 _OPTIONS = [name for name in Options.model_fields if name != "priority"]
+_RUN_SECONDS = [m.Amount(root=seconds) for seconds in (15, 30, 60, 120, 300, 600, 1800, 3600, 10800, 21600)]
 _ENDED = "detect.Succeeded || detect.Failed || detect.Errored || detect.Skipped"
 
 # When the workflow was started, in Unix seconds: `argo retry` begins anew, and nothing else tells a pod of that. The
@@ -61,7 +72,7 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
             "workflows.argoproj.io/description": "Finds objects in a video. "
             "`main` analyses chunks in pods of their own, `single` all in one pod.",
         },
-        entrypoint=MAIN,
+        entrypoint=settings.entrypoint,
         on_exit="report-failure",
         arguments=parameters(),
         workflow_metadata=m.WorkflowMetadata(
@@ -77,20 +88,14 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
         service_account_name=settings.service_account,
         automount_service_account_token=False,
         executor=m.ExecutorConfig(service_account_name=settings.executor_account),
-        security_context=m.PodSecurityContext(
-            run_as_non_root=True,
-            # Argo's image names no user by number.
-            run_as_user=USER_ID,
-            fs_group=USER_ID,
-            seccomp_profile=m.SeccompProfile(type="RuntimeDefault"),
+        security_context=POD_SECURITY,
+        pod_metadata=m.Metadata(labels={"app.kubernetes.io/name": "reelscan"}, annotations=POD_ANNOTATIONS),
+        synchronization=m.Synchronization(
+            semaphores=[
+                m.SemaphoreRef(config_map_key_ref=m.ConfigMapKeySelector(name=limits_name(settings), key=RUNS_KEY))
+            ]
         ),
-        pod_metadata=m.Metadata(
-            labels={"app.kubernetes.io/name": "reelscan"},
-            annotations={
-                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-                "karpenter.sh/do-not-disrupt": "true",
-            },
-        ),
+        metrics=_metrics(settings),
         # As many as no run ever has: a voluntary disruption ends none of its pods.
         pod_disruption_budget=m.PodDisruptionBudgetSpec(min_available=m.IntOrString(root=9999)),
         artifact_repository_ref=None
@@ -109,6 +114,27 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
     with template:
         _add_templates(settings)
     return template
+
+
+def _metrics(settings: WorkflowSettings) -> m.Metrics:
+    """What the controller tells Prometheus of each run that ends, as `argo_workflows_reelscan_...`."""
+    labels = [m.MetricLabel(key="workflow", value=settings.name)]
+    return m.Metrics(
+        prometheus=[
+            m.Prometheus(
+                name="reelscan_runs_total",
+                help="Runs that ended, by phase",
+                labels=[*labels, m.MetricLabel(key="phase", value="{{workflow.status}}")],
+                counter=m.Counter(value="1"),
+            ),
+            m.Prometheus(
+                name="reelscan_run_seconds",
+                help="Seconds that a run took, once it was running",
+                labels=labels,
+                histogram=m.Histogram(value="{{workflow.duration}}", buckets=_RUN_SECONDS),
+            ),
+        ]
+    )
 
 
 def parameters() -> list[Parameter]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from workflows.containers import ARTIFACTS_KEY, artifacts_name, profile_name
+from workflows.containers import ARTIFACTS_KEY, RUNS_KEY, artifacts_name, limits_name, profile_name
 from workflows.definition import workflow_template
 from workflows.settings import WorkflowSettings
 
@@ -15,6 +15,8 @@ def objects(settings: WorkflowSettings) -> list[dict[str, Any]]:
     """All objects of a deployment, in an order in which they can be applied; the WorkflowTemplate is the last."""
     made = [_account(settings, settings.service_account), _account(settings, settings.executor_account)]
     made += [_executor_role(settings), _executor_binding(settings), _executor_token(settings)]
+    limits = {RUNS_KEY: str(settings.max_runs)}
+    made.append({**_start(settings, "v1", "ConfigMap", limits_name(settings)), "data": limits})
     profile = settings.profile_text()
     if profile is not None:
         made.append({**_start(settings, "v1", "ConfigMap", profile_name(settings)), "data": {"reelscan.json": profile}})

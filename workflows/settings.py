@@ -70,11 +70,18 @@ Place = Annotated[str, _matching(r"s3://[a-z0-9.-]+(/[A-Za-z0-9._/=-]*)?", "s3:/
 # Settings of the steps that have fields of their own here, by the name of the field; None: the workflow sets them.
 _OWN_FIELDS: dict[str, str | None] = {
     **dict.fromkeys(
-        ("results", "completed_queue", "dead_letter_queue", "allowed_sources", "model_name", "model_version")
+        (
+            "results",
+            "task_queue",
+            "completed_queue",
+            "dead_letter_queue",
+            "allowed_sources",
+            "model_name",
+            "model_version",
+        )
     ),
     "model_profile": None,
     "serving": None,
-    "task_queue": None,
     "plan_timeout_seconds": "plan_limit_seconds",
     "chunk_timeout_seconds": "chunk_limit_seconds",
     "job_timeout_seconds": "job_limit_seconds",
@@ -213,6 +220,7 @@ class WorkflowSettings(_Model):
         default="s3://results-bucket/artifacts",
         description="s3://BUCKET/PREFIX of the copies of result files that the UI shows; none: it shows none",
     )
+    task_queue: str = Field(default="task-queue", description="name of the task queue, of which messages start runs")
     completed_queue: str = Field(default="task-completed-queue", description="name or URL of the completed queue")
     dead_letter_queue: str = Field(default="task-dead-letter-queue", description="name or URL of the dead-letter queue")
     allowed_sources: list[Annotated[str, _matching("s3://[^,\\s]+", "s3://BUCKET/PREFIX*, without a comma")]] = Field(
@@ -248,10 +256,16 @@ class WorkflowSettings(_Model):
     priority_class: ObjectName | None = Field(default=None, description="PriorityClass of the pods")
 
     # Limits
+    entrypoint: Literal["main", "single"] = Field(
+        default="main", description="of runs that name none: a pod for each chunk, or one for the whole video"
+    )
+    max_runs: int = Field(
+        default=20, ge=1, le=10000, description="runs at a time; those that wait have no pods, and start by priority"
+    )
     parallelism: int = Field(default=20, ge=1, le=1000, description="chunks of a run analysed at a time")
     retries: int = Field(default=3, ge=0, le=10, description="retries of a pod after what may pass by")
     retry_seconds: int = Field(
-        default=5, ge=1, le=300, description="before the first retry; each further one waits twice as long"
+        default=15, ge=1, le=300, description="before the first retry; each further one waits twice as long"
     )
     job_limit_seconds: int = Field(
         default=21600, ge=60, description="work that a whole run may take, once it is running"

@@ -190,6 +190,20 @@ class Cluster:
         """Bucket of the results."""
         return f"results-{self.namespace}"
 
+    queue_kinds = ("completed", "dead")
+
+    def queue_name(self, kind: str) -> str:
+        """Name of a queue of this namespace."""
+        return f"{kind}-{self.namespace}"
+
+    def queue_url(self, kind: str) -> str:
+        """Its URL."""
+        return str(self.sqs.get_queue_url(QueueName=self.queue_name(kind))["QueueUrl"])
+
+    def make_queue(self, kind: str) -> None:
+        """Make a queue."""
+        self.sqs.create_queue(QueueName=self.queue_name(kind))
+
     def remove_storage(self) -> None:
         """Delete all buckets and queues whose names end with the namespace's."""
         for bucket in self.s3.list_buckets()["Buckets"]:
@@ -197,8 +211,8 @@ class Cluster:
                 emptied = boto3.resource("s3").Bucket(bucket["Name"])
                 emptied.object_versions.delete()
                 emptied.delete()
-        for kind in ("completed", "dead"):
-            self.sqs.delete_queue(QueueUrl=self.sqs.get_queue_url(QueueName=f"{kind}-{self.namespace}")["QueueUrl"])
+        for kind in self.queue_kinds:
+            self.sqs.delete_queue(QueueUrl=self.queue_url(kind))
 
     def upload(self, path: Path, key: str | None = None) -> str:
         """Put a video into S3; gives its key."""
@@ -232,7 +246,7 @@ class Cluster:
         self.dead_letters += self._drain("dead")
 
     def _drain(self, kind: str) -> list[dict[str, Any]]:
-        url = self.sqs.get_queue_url(QueueName=f"{kind}-{self.namespace}")["QueueUrl"]
+        url = self.queue_url(kind)
         taken = []
         while messages := self.sqs.receive_message(
             QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
@@ -244,36 +258,40 @@ class Cluster:
 
 
 @contextmanager
-def open_cluster(namespace: str) -> Iterator[Cluster]:
-    """A namespace with everything deployed, removed afterwards."""
-    cluster = Cluster(
-        namespace,
-        settings={
-            "namespace": namespace,
-            "steps_image": STEPS_IMAGE,
-            "serving": embedded_serving(),
-            "model_profile": "coco_ssd_mobilenet_v1_quant",
-            "results": f"s3://results-{namespace}/reelscan",
-            "artifacts": f"s3://results-{namespace}/artifacts",
-            "completed_queue": f"completed-{namespace}",
-            "dead_letter_queue": f"dead-{namespace}",
-            "aws_region": os.environ["AWS_DEFAULT_REGION"],
-            "aws_endpoint_url": os.environ.get("AWS_ENDPOINT_URL"),
-            "aws_secret": "aws",
-            "plan_resources": {"cpu": "100m", "memory": "500Mi"},
-            "detect_resources": {"cpu": "100m", "memory": "500Mi"},
-            "aggregate_resources": {"cpu": "100m", "memory": "500Mi"},
-            "standard_nodes": {},
-            "inference_nodes": {},
-            "retry_seconds": 1,
-        },
-    )
+def open_cluster(namespace: str, *, cluster: Cluster | None = None, **settings: Any) -> Iterator[Cluster]:
+    """A namespace with everything deployed, removed afterwards.
+
+    Args:
+        cluster: of that namespace, to be filled; a new one if None.
+        settings: of the workflow, that go before those of all tests.
+    """
+    cluster = cluster or Cluster(namespace)
+    cluster.settings = {
+        "namespace": namespace,
+        "steps_image": STEPS_IMAGE,
+        "serving": embedded_serving(),
+        "model_profile": "coco_ssd_mobilenet_v1_quant",
+        "results": f"s3://results-{namespace}/reelscan",
+        "artifacts": f"s3://results-{namespace}/artifacts",
+        "completed_queue": cluster.queue_name("completed"),
+        "dead_letter_queue": cluster.queue_name("dead"),
+        "aws_region": os.environ["AWS_DEFAULT_REGION"],
+        "aws_endpoint_url": os.environ.get("AWS_ENDPOINT_URL"),
+        "aws_secret": "aws",
+        "plan_resources": {"cpu": "100m", "memory": "500Mi"},
+        "detect_resources": {"cpu": "100m", "memory": "500Mi"},
+        "aggregate_resources": {"cpu": "100m", "memory": "500Mi"},
+        "standard_nodes": {},
+        "inference_nodes": {},
+        "retry_seconds": 1,
+        **settings,
+    }
     cluster.command("kubectl", "create", "namespace", namespace)
     try:
         for bucket in (cluster.videos, cluster.results):
             cluster.s3.create_bucket(Bucket=bucket)
-        for queue in ("completed", "dead"):
-            cluster.sqs.create_queue(QueueName=f"{queue}-{namespace}")
+        for kind in cluster.queue_kinds:
+            cluster.make_queue(kind)
         secret = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
         cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "aws"}, "stringData": secret})
         cluster.deploy()

@@ -35,7 +35,7 @@ WORKFLOW_KINDS = ("Workflow", "WorkflowTemplate", "ClusterWorkflowTemplate", "Cr
 EVENTS_KINDS = ("EventBus", "EventSource", "Sensor")
 # The group and version in the name of Kubernetes' file, and the kinds of it that are kept.
 KUBERNETES_KINDS = {
-    "api__v1": ("ConfigMap", "Namespace", "Secret", "Service", "ServiceAccount"),
+    "api__v1": ("ConfigMap", "Namespace", "PersistentVolume", "Secret", "Service", "ServiceAccount"),
     "apis__apps__v1": ("Deployment",),
     "apis__networking.k8s.io__v1": ("NetworkPolicy",),
     "apis__policy__v1": ("PodDisruptionBudget",),

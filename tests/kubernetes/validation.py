@@ -137,7 +137,13 @@ def _sensor_problems(document: Object, version: str) -> Iterator[str]:
         path = join("spec.triggers", position)
         template = trigger.get("template") or {}
         for field in ("k8s", "argoWorkflow"):
-            made = (template.get(field) or {}).get("source", {}).get("resource")
+            source = (template.get(field) or {}).get("source", {})
+            kind = "inline" if "inline" in source else "resource"
+            made = source.get("resource")
+            if kind == "inline":
+                made = _parsed(source["inline"], f"{field}.source.inline", objects(trigger, "parameters"))
+                if isinstance(made, str):
+                    yield f"{join(path, 'template', field, 'source', 'inline')}: {made}"
             parameters = objects(template, field, "parameters")
             for at, parameter in enumerate(parameters):
                 name = (parameter.get("src") or {}).get("dependencyName")
@@ -145,8 +151,18 @@ def _sensor_problems(document: Object, version: str) -> Iterator[str]:
                     where = join(path, "template", field, "parameters", at, "src", "dependencyName")
                     yield f"{where}: no dependency {name!r}"
             if isinstance(made, dict):
-                where = join(path, "template", field, "source", "resource")
+                where = join(path, "template", field, "source", kind)
                 yield from (f"{where}.{problem}" for problem in validate(_as_made(made, parameters), version))
+
+
+def _parsed(text: Any, dest: str, parameters: list[Object]) -> Any:
+    """The object of a text to which a parameter of the trigger appends a digit; what is wrong with it, if it is none."""
+    appended = any(p.get("dest") == dest and p.get("operation") == "append" for p in parameters)
+    try:
+        made = yaml.safe_load(f"{text}0" if appended else text)
+    except (yaml.YAMLError, TypeError) as error:
+        return " ".join(str(error).split())
+    return made if isinstance(made, dict) else "holds no object"
 
 
 def _as_made(made: Object, parameters: list[Object]) -> Object:

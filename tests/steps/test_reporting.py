@@ -28,11 +28,12 @@ class Workflow:
         self.aws = aws
         self.settings = Settings(completed_queue=aws.make_queue(), dead_letter_queue=aws.make_queue())
         self.store = FolderStore(folder)
+        self.created_at = datetime.now(UTC) - timedelta(hours=1)
         (self.received,) = parse_message(BODY, "message-1", self.settings)
 
     def step(self, started_at: datetime | None = None, attempt: int = 1) -> Reporter:
         """The reporter of a pod of its own."""
-        origin = Origin(datetime.now(UTC), "task-x", attempt, started_at)
+        origin = Origin(self.created_at, "task-x", attempt, started_at)
         return Reporter(self.store, Queues(self.settings), self.settings, origin)
 
     def messages(self) -> list[dict[str, object]]:
@@ -66,6 +67,20 @@ def test_a_retried_workflow_reports_the_next_attempt(workflow: Workflow) -> None
     again.report_error(workflow.received, ERROR)
 
     assert [message["attempt"] for message in workflow.messages()] == [1, 2, 3]
+
+
+def test_a_workflow_that_is_made_anew_for_the_same_message_reports_nothing_again(workflow: Workflow) -> None:
+    started = workflow.created_at + timedelta(seconds=1)
+    workflow.step(started).report_error(workflow.received, ERROR)
+    workflow.step(datetime.now(UTC) + timedelta(seconds=1)).report_error(workflow.received, ERROR)
+    workflow.created_at = datetime.now(UTC) + timedelta(hours=1)
+
+    remade = workflow.step(workflow.created_at + timedelta(seconds=1))
+
+    assert remade.attempt("message-1") == 2
+    assert remade.resume(workflow.received) is not None
+    remade.report_error(workflow.received, ERROR)
+    assert [message["attempt"] for message in workflow.messages()] == [1, 2]
 
 
 def test_an_attempt_stays_the_same_within_a_process_after_its_own_report(workflow: Workflow) -> None:

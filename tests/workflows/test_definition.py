@@ -299,7 +299,8 @@ def test_keys_come_from_the_secret_for_steps_and_artifacts() -> None:
     variant = "a Secret with keys"
     for template in pod_templates(variant).values():
         assert template["container"]["envFrom"] == [{"secretRef": {"name": "aws"}}]
-    (artifacts,) = (document for document in rendered(variant) if document["kind"] == "ConfigMap")
+    maps = [document for document in rendered(variant) if document["kind"] == "ConfigMap"]
+    (artifacts,) = [document for document in maps if document["metadata"]["name"].endswith("-artifacts")]
     s3 = yaml.safe_load(artifacts["data"]["s3"])["s3"]
     assert s3["accessKeySecret"] == {"name": "aws", "key": "AWS_ACCESS_KEY_ID"}
     assert (s3["endpoint"], s3["insecure"], s3["region"]) == ("10.0.0.1:5000", True, "eu-west-1")
@@ -327,3 +328,17 @@ def test_progress_is_told_within_seconds() -> None:
 def test_the_modules_of_the_definition_are_imported_by_no_step(subprocess_modules: set[str]) -> None:
     assert importlib.import_module("hera")
     assert not {name.split(".")[0] for name in subprocess_modules} & {"hera", "yaml", "workflows", "local"}
+
+
+def test_runs_wait_for_their_turn_by_a_limit_that_can_be_changed_while_they_do() -> None:
+    (semaphore,) = spec()["synchronization"]["semaphores"]
+    place = semaphore["configMapKeyRef"]
+    (limits,) = [d for d in rendered() if d["kind"] == "ConfigMap" and d["metadata"]["name"] == place["name"]]
+    assert limits["data"] == {place["key"]: "20"}
+
+
+def test_the_controller_counts_the_runs_that_ended() -> None:
+    metrics = {metric["name"]: metric for metric in spec()["metrics"]["prometheus"]}
+    assert metrics["reelscan_runs_total"]["counter"] == {"value": "1"}
+    assert {label["key"] for label in metrics["reelscan_runs_total"]["labels"]} == {"workflow", "phase"}
+    assert metrics["reelscan_run_seconds"]["histogram"]["value"] == "{{workflow.duration}}"

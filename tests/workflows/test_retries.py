@@ -88,7 +88,7 @@ def test_retries_are_limited_and_wait_longer_each_time(name: str) -> None:
     assert strategy["limit"] == "3"
     # Without it, Argo would judge an Error by a policy of its own first.
     assert strategy["retryPolicy"] == "Always"
-    assert strategy["backoff"] == {"duration": "5s", "factor": "2", "cap": "5m"}
+    assert strategy["backoff"] == {"duration": "15s", "factor": "2", "cap": "5m"}
     assert pod_templates("other limits")[name]["retryStrategy"]["limit"] == "0"
 
 

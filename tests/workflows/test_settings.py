@@ -38,7 +38,7 @@ def refused(*changes: str) -> str:
             "chunk_timeout_seconds does not belong here; set chunk_limit_seconds instead",
         ),
         ("limits.ready_timeout_seconds=9", "set serving.start_seconds instead"),
-        ("limits.task_queue=q", "task_queue does not belong here; the workflow sets it"),
+        ("limits.task_queue=q", "task_queue does not belong here; set task_queue instead"),
         ("retries=many", 'retries="many": allowed is a whole number'),
         ("serving=null", "serving=null: allowed is settings by name"),
         ("serving.image=4", "serving.image=4: allowed is text"),

@@ -1,0 +1,170 @@
+"""`make deploy` and `make undeploy`: bring a deployment into a namespace, in the order in which nothing is lost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+
+from events.deployment import OVERLAYS, write_deployment
+from events.runs import FINALIZER
+from steps.errors import KubernetesError, ReelscanError, TimeLimitError, UsageError
+from workflows import load_settings
+from workflows.rendering import to_yaml
+
+if TYPE_CHECKING:
+    from workflows import WorkflowSettings
+
+FOLDER = Path("out/deploy")
+CALL_SECONDS = 120.0
+POLL_SECONDS = 1.0
+_SUBSCRIBED = "with durable name"
+"""What a Sensor logs when it subscribes to the bus."""
+_LISTENING = "listening for messages on the queue"
+_SOURCE, _SENSOR, _BUS = "eventsource-name=reelscan", "sensor-name=reelscan", "eventbus-name=default"
+
+
+def kubectl(*arguments: str, stdin: str | None = None) -> str:
+    """Output of kubectl. Raises KubernetesError."""
+    try:
+        done = subprocess.run(
+            ["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=CALL_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise KubernetesError(f"kubectl {arguments[0]} did not end within {CALL_SECONDS:g} s") from error
+    if done.returncode:
+        raise KubernetesError(f"kubectl {' '.join(arguments)[:200]}: {done.stderr.strip()[:500]}")
+    return done.stdout
+
+
+class Deployment:
+    """Objects of a kustomization in a namespace."""
+
+    def __init__(self, settings: WorkflowSettings, overlay: str, folder: Path, console: Console) -> None:
+        if settings.namespace is None:
+            raise UsageError("no namespace is set; set NAMESPACE, or namespace in the settings")
+        path = OVERLAYS / overlay
+        if not (path / "kustomization.yaml").is_file():
+            known = ", ".join(sorted(folder.name for folder in OVERLAYS.iterdir()))
+            raise UsageError(f"OVERLAY={overlay!r}: there is no such folder in events/overlays; there are {known}")
+        self._namespace = settings.namespace
+        self._console = console
+        write_deployment(settings, path, folder)
+        self.documents: list[dict[str, Any]] = list(yaml.safe_load_all(kubectl("kustomize", str(folder))))
+
+    def apply(self, seconds: float) -> None:
+        """Create or change everything. The EventSource comes last: a new Sensor gets only what comes after it."""
+        self._run("apply", "-f", "-", stdin=self._text(lambda kind: kind not in ("EventSource", "Sensor")))
+        self._wait("the bus", seconds, lambda: self._is_ready("statefulset", _BUS))
+        self._run("apply", "-f", "-", stdin=self._text(lambda kind: kind == "Sensor"))
+        self._wait(
+            "the sensor", seconds, lambda: self._is_ready("deployment", _SENSOR) and self._says(_SENSOR, _SUBSCRIBED)
+        )
+        self._run("apply", "-f", "-", stdin=self._text(lambda kind: kind == "EventSource"))
+        self._wait(
+            "the event source",
+            seconds,
+            lambda: self._is_ready("deployment", _SOURCE) and self._says(_SOURCE, _LISTENING),
+        )
+
+    def delete(self, seconds: float) -> None:
+        """Remove everything, after the runs that are under way have been accounted for."""
+        self._remove(lambda kind: kind == "EventSource")
+        self._wait("the runs to end and be accounted for", seconds, lambda: not self._unaccounted())
+        self._remove(lambda kind: kind == "Sensor")
+        self._remove(lambda kind: kind not in ("EventSource", "Sensor"))
+
+    def _text(self, chosen: Callable[[str], bool]) -> str:
+        return to_yaml(document for document in self.documents if chosen(document["kind"]))
+
+    def _run(self, *arguments: str, stdin: str) -> None:
+        said = kubectl("-n", self._namespace, *arguments, stdin=stdin)
+        self._console.print(said.rstrip(), highlight=False, markup=False)
+
+    def _remove(self, chosen: Callable[[str], bool]) -> None:
+        self._run("delete", "--ignore-not-found", "--timeout=100s", "-f", "-", stdin=self._text(chosen))
+
+    def _wait(self, what: str, seconds: float, found: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + seconds
+        with self._console.status(f"waiting for {what}"):
+            while not found():
+                if time.monotonic() > deadline:
+                    raise TimeLimitError(
+                        f"{what}: not within {seconds:g} s; see kubectl -n {self._namespace} get pods,events,workflows"
+                    )
+                time.sleep(POLL_SECONDS)
+
+    def _is_ready(self, kind: str, selector: str) -> bool:
+        items = json.loads(kubectl("-n", self._namespace, "get", kind, "-l", selector, "-o", "json"))["items"]
+        return bool(items) and all(_is_rolled_out(item) for item in items)
+
+    def _says(self, selector: str, words: str) -> bool:
+        """Whether the pods have logged something: the containers of Argo Events have no probes."""
+        pods = kubectl("-n", self._namespace, "get", "pods", "-l", selector, "-o", "name").split()
+        return bool(pods) and all(words in kubectl("-n", self._namespace, "logs", pod) for pod in pods)
+
+    def _unaccounted(self) -> list[str]:
+        items = json.loads(kubectl("-n", self._namespace, "get", "workflows", "-o", "json"))["items"]
+        return [item["metadata"]["name"] for item in items if FINALIZER in item["metadata"].get("finalizers", [])]
+
+
+def _is_rolled_out(item: dict[str, Any]) -> bool:
+    status: dict[str, int]
+    wanted: int
+    status, wanted = item.get("status", {}), item["spec"].get("replicas", 1)
+    current = status.get("observedGeneration", 0) >= int(item["metadata"]["generation"])
+    return current and status.get("updatedReplicas", 0) == status.get("readyReplicas", 0) == wanted
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="deploy", description=__doc__)
+    parser.add_argument("action", choices=("apply", "delete", "print"))
+    parser.add_argument("--settings", default="", help="YAML file of workflow settings")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--namespace", default="")
+    parser.add_argument("--overlay", default="aws")
+    parser.add_argument("--seconds", type=float, default=600.0, help="how long to wait for each thing")
+    given = parser.parse_args(arguments)
+    console = Console()
+    try:
+        if shutil.which("kubectl") is None:
+            raise UsageError("kubectl is not on the PATH; install it: https://kubernetes.io/docs/tasks/tools/")
+        changes = [*given.set, *([f"namespace={given.namespace}"] if given.namespace else [])]
+        settings = load_settings(Path(given.settings) if given.settings else None, changes)
+        folder = FOLDER / (settings.namespace or "")
+        deployment = Deployment(settings, given.overlay, folder, console)
+        if given.action == "print":
+            sys.stdout.write(to_yaml(deployment.documents))
+        elif given.action == "delete":
+            deployment.delete(given.seconds)
+        else:
+            deployment.apply(given.seconds)
+            _tell_next(console, settings)
+    except ReelscanError as error:
+        sys.stderr.write(f"deploy: {error}\n")
+        return error.exit_status
+    return 0
+
+
+def _tell_next(console: Console, settings: WorkflowSettings) -> None:
+    bucket = "BUCKET/KEY"
+    console.print(
+        f"\nReady: messages on {settings.task_queue} become runs in {settings.namespace}. Send one:\n\n"
+        f"  REELSCAN_TASK_QUEUE={settings.task_queue} REELSCAN_RESULTS={settings.results} \\\n"
+        f"    reelscan send --wait s3://{bucket}",
+        highlight=False, soft_wrap=True, markup=False,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""A deployment: what kustomize's overlay says, with the settings of the WorkflowTemplate patched in.
+
+`make deploy` writes it to a folder, from which `kubectl apply -k` takes it, so that it can be looked at or kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from workflows import WorkflowSettings, objects
+from workflows.reconciler import reconciler
+from workflows.rendering import to_yaml
+
+OVERLAYS = Path(__file__).with_name("overlays")
+_NODE_FOLDER = "/var/tmp/reelscan-bus"  # noqa: S108 - of a node for tests
+
+
+def write_deployment(settings: WorkflowSettings, overlay: Path, folder: Path) -> None:
+    """Write a kustomization of everything.
+
+    Args:
+        settings: with a namespace.
+        overlay: a kustomization of `events/`.
+        folder: where to write to; what is there is replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [*objects(settings), reconciler(settings).to_dict()]
+    (folder / "workflow.yaml").write_text(to_yaml(made))
+    (folder / "kustomization.yaml").write_text(to_yaml([kustomization(settings, overlay, folder)]))
+
+
+def kustomization(settings: WorkflowSettings, overlay: Path, folder: Path) -> dict[str, Any]:
+    """The kustomization that lies in `folder`."""
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": settings.namespace,
+        "resources": [os.path.relpath(overlay, folder), "workflow.yaml"],
+        "patches": [
+            _patch("EventSource", "reelscan", _source_changes(settings)),
+            _patch("Sensor", "reelscan", _sensor_changes(settings)),
+            *_volume_patches(settings, overlay),
+        ],
+    }
+
+
+def _source_changes(settings: WorkflowSettings) -> list[dict[str, Any]]:
+    changes = [_replace("/spec/sqs/task/queue", settings.task_queue)]
+    if settings.aws_region is not None:
+        changes.append(_replace("/spec/sqs/task/region", settings.aws_region))
+        changes.append(_replace("/spec/template/container/env/0/value", settings.aws_region))
+    if settings.aws_endpoint_url is not None:
+        changes.append({"op": "add", "path": "/spec/sqs/task/endpoint", "value": settings.aws_endpoint_url})
+    if settings.aws_secret is not None:
+        secret = [{"secretRef": {"name": settings.aws_secret}}]
+        changes.append({"op": "add", "path": "/spec/template/container/envFrom", "value": secret})
+    return changes
+
+
+def _sensor_changes(settings: WorkflowSettings) -> list[dict[str, Any]]:
+    return [_replace("/spec/triggers/0/template/k8s/parameters/0/src/value", settings.name)]
+
+
+def _volume_patches(settings: WorkflowSettings, overlay: Path) -> list[dict[str, Any]]:
+    """The test overlay's volume is the cluster's, not the namespace's: each namespace has one of its own."""
+    if overlay.name != "test":
+        return []
+    name = f"{settings.namespace}-bus"
+    volume = [
+        _replace("/metadata/name", name),
+        _replace("/spec/storageClassName", name),
+        _replace("/spec/hostPath/path", f"{_NODE_FOLDER}/{settings.namespace}"),
+    ]
+    return [
+        _patch("PersistentVolume", "reelscan-bus", volume),
+        _patch("EventBus", "default", [_replace("/spec/jetstream/persistence/storageClassName", name)]),
+    ]
+
+
+def _patch(kind: str, name: str, changes: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"target": {"kind": kind, "name": name}, "patch": json.dumps(changes)}
+
+
+def _replace(path: str, value: Any) -> dict[str, Any]:
+    return {"op": "replace", "path": path, "value": value}
