@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from events.dead_letters import DeadLetters
 from events.kubernetes import ConflictError, Namespace
-from events.runs import FINALIZER, NAME_START, STEP, Metadata, RunObject
+from events.runs import COMPLETED_LABEL, FINALIZER, NAME_START, PHASE_LABEL, STEP, Metadata, RunObject
 from steps.completed import StepError
 from steps.errors import BadInputError, NotFoundError, OutsideError, ReelscanError
 from steps.finish import TaskError, finish
 from steps.reporting import Origin, Reporter
+from steps.timestamps import utc_now, utc_text
 
 if TYPE_CHECKING:
     from steps.queues import Message, Queues
@@ -124,26 +125,39 @@ class Reconciler:
         return metadata.created_at < self._own_created_at - timedelta(seconds=PHASELESS_SECONDS)
 
     def _account(self, metadata: Metadata) -> None:
+        if self._is_settled(metadata):
+            self._report.waiting -= 1
+
+    def _is_settled(self, metadata: Metadata) -> bool:
+        """Report what a run's tasks lack; gives whether there is nothing left to do for it."""
         document = self._namespace.find("workflows", metadata.name)
         if document is None:
-            self._report.waiting -= 1
-            return
+            return True
         run = RunObject(document)
-        if run.metadata.is_accounted or not self._is_due(run.metadata):
-            self._report.waiting -= 1
-            return
-        if not run.metadata.has_ended and not run.metadata.is_being_deleted:
-            if run.phase and not run.shutdown:
-                self._report.waiting -= 1
-                return
-            change = {"spec": {"shutdown": "Terminate"}}
-            if run.shutdown != "Terminate":
-                self._namespace.patch("workflows", metadata.name, change)
+        goes_on = not run.metadata.has_ended and not run.metadata.is_being_deleted
+        waits_for_its_turn = run.phase == "Pending" and not run.shutdown
+        if run.metadata.is_accounted or waits_for_its_turn or not self._is_due(run.metadata):
+            return True
+        if goes_on and run.shutdown != "Terminate":
+            self._namespace.patch("workflows", metadata.name, {"spec": {"shutdown": "Terminate"}})
         given = run.given()
         origin = Origin(given.received_at, metadata.name, started_at=run.started_at)
-        if self._finish(given.body, given.message_id, run.error(), origin):
-            self._release(run)
-            self._report.waiting -= 1
+        error = run.error()
+        if not self._finish(given.body, given.message_id, error, origin):
+            return False
+        if goes_on and not run.phase:
+            self._close(run, error.message)
+        self._release(run)
+        return True
+
+    def _close(self, run: RunObject, message: str) -> None:
+        """Mark a run as failed that Argo could not begin: after five minutes without a phase it would make Argo's
+        controller fail its health check again and again."""
+        # Not now: what has just been reported must not look like an earlier attempt's.
+        began = utc_text(run.metadata.created_at)
+        labels = {PHASE_LABEL: "Failed", COMPLETED_LABEL: "true"}
+        status = {"phase": "Failed", "message": message, "startedAt": began, "finishedAt": utc_text(utc_now())}
+        self._namespace.patch("workflows", run.metadata.name, {"metadata": {"labels": labels}, "status": status})
 
     def _finish(self, body: bytes, message_id: str, error: StepError, origin: Origin) -> bool:
         """Report the tasks of a message that nobody has reported; gives whether all reports are on the queue."""

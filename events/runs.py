@@ -23,8 +23,8 @@ NAME_START = "task-"
 STEP = "workflow"
 """Named as the step in what is reported of a run that could not do so itself."""
 
-_COMPLETED_LABEL = "workflows.argoproj.io/completed"
-_PHASE_LABEL = "workflows.argoproj.io/phase"
+COMPLETED_LABEL = "workflows.argoproj.io/completed"
+PHASE_LABEL = "workflows.argoproj.io/phase"
 _OVERDUE = re.compile("exceeded its deadline|deadline exceeded|longer than the specified deadline|timed out", re.I)
 
 
@@ -62,12 +62,12 @@ class Metadata:
     @property
     def phase(self) -> str:
         """As Argo labels it; empty while it has not looked at it."""
-        return str(self._labels.get(_PHASE_LABEL, ""))
+        return str(self._labels.get(PHASE_LABEL, ""))
 
     @property
     def has_ended(self) -> bool:
         """Whether Argo is done with it."""
-        return self._labels.get(_COMPLETED_LABEL) == "true"
+        return self._labels.get(COMPLETED_LABEL) == "true"
 
     @property
     def is_being_deleted(self) -> bool:

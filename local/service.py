@@ -14,10 +14,11 @@ from steps.errors import InvalidTaskError, NotFoundError, OutsideError, Reelscan
 from steps.job import Job, ModelServer
 from steps.ledger import Ledger, Outbox, safe_name
 from steps.planner import load_plan
-from steps.queues import MAX_VISIBILITY_SECONDS, MAX_WAIT_SECONDS, Message, Queues, ReceiptLostError, VisibilityKeeper
+from steps.queues import MAX_VISIBILITY_SECONDS, MAX_WAIT_SECONDS, Message, Queues, ReceiptLostError
 from steps.store import Store, open_store
 from steps.task import Received, parse_message
 from steps.timestamps import utc_now
+from steps.visibility import VisibilityKeeper
 
 if TYPE_CHECKING:
     from datetime import datetime

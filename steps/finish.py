@@ -34,7 +34,7 @@ class Finished:
     received: Received
     outcome: Outcome
     is_new: bool
-    """Whether nobody had reported it before."""
+    """Whether it was reported by this call, and by nobody before or at the same time."""
 
 
 def finish(
@@ -73,7 +73,7 @@ def finish(
             continue
         error = _error_of(received, errors, reporter)
         outcome = reporter.report_error(received, error, plan if received.task is not None else None, wait=wait)
-        finished.append(Finished(received, outcome, is_new=True))
+        finished.append(Finished(received, outcome, is_new=outcome.state == "sent"))
     return finished
 
 

@@ -226,6 +226,14 @@ def mounts(settings: WorkflowSettings) -> list[m.VolumeMount]:
     return [*scratch, m.VolumeMount(name="model-profile", mount_path=PROFILE_FOLDER, read_only=True)]
 
 
+def metric_labels(settings: WorkflowSettings) -> list[m.MetricLabel]:
+    """Which deployment a metric is about: all that the controller serves are in one list."""
+    return [
+        m.MetricLabel(key="namespace", value="{{workflow.namespace}}"),
+        m.MetricLabel(key="workflow", value=settings.name),
+    ]
+
+
 def profile_name(settings: WorkflowSettings) -> str:
     """Name of the ConfigMap with the model profile."""
     return f"{settings.name}-model-profile"

@@ -14,6 +14,7 @@ from workflows.containers import (
     WORK,
     artifacts_name,
     limits_name,
+    metric_labels,
     result_artifacts,
     step,
 )  # fmt: skip
@@ -118,7 +119,7 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
 
 def _metrics(settings: WorkflowSettings) -> m.Metrics:
     """What the controller tells Prometheus of each run that ends, as `argo_workflows_reelscan_...`."""
-    labels = [m.MetricLabel(key="workflow", value=settings.name)]
+    labels = metric_labels(settings)
     return m.Metrics(
         prometheus=[
             m.Prometheus(

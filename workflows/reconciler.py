@@ -13,6 +13,7 @@ from workflows.containers import (
     WORK,
     Step,
     environment,
+    metric_labels,
     mounts,
     requirements,
     volumes,
@@ -101,7 +102,7 @@ _FIGURE_NAMES = (*GAUGES, *COUNTERS)
 
 
 def _metrics(settings: WorkflowSettings) -> list[m.Prometheus]:
-    labels = [m.MetricLabel(key="workflow", value=settings.name)]
+    labels = metric_labels(settings)
     whole = "{{status}} == Succeeded"
     gauges = [
         m.Prometheus(

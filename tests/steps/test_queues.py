@@ -17,10 +17,10 @@ from steps.queues import (
     Message,
     Queues,
     ReceiptLostError,
-    VisibilityKeeper,
     escape_for_sqs,
 )
 from steps.settings import Settings
+from steps.visibility import VisibilityKeeper
 from tests.conftest import Aws
 from tests.faults import FaultProxy
 

@@ -340,5 +340,5 @@ def test_runs_wait_for_their_turn_by_a_limit_that_can_be_changed_while_they_do()
 def test_the_controller_counts_the_runs_that_ended() -> None:
     metrics = {metric["name"]: metric for metric in spec()["metrics"]["prometheus"]}
     assert metrics["reelscan_runs_total"]["counter"] == {"value": "1"}
-    assert {label["key"] for label in metrics["reelscan_runs_total"]["labels"]} == {"workflow", "phase"}
+    assert {label["key"] for label in metrics["reelscan_runs_total"]["labels"]} == {"namespace", "workflow", "phase"}
     assert metrics["reelscan_run_seconds"]["histogram"]["value"] == "{{workflow.duration}}"
