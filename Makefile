@@ -53,6 +53,8 @@ CLUSTER_STEPS_IMAGE ?= reelscan/embedded:test
 # A program that makes S3 and SQS fail by its argument refuse or hang, and work again by accept and resume. Unset: the tests
 # that need it are left out.
 CLUSTER_AWS ?=
+# Processes that the tests on a cluster run in: most of their time they wait.
+CLUSTER_PROCESSES ?= 2
 # Chooses the messages and the faults of `make test-ledger`; COMPLETED=fifo makes its completed queue a FIFO queue.
 SEED ?= 1
 COMPLETED ?=
@@ -137,7 +139,8 @@ deployment = --settings="$(SETTINGS)" --namespace="$(NAMESPACE)" --overlay="$(OV
 test-cluster: .venv/.installed-dev ## test on the cluster of your kubeconfig, in namespaces that are removed after
 	@$(check-cluster)
 	@test -n "$(CLUSTER_AWS)" || echo "CLUSTER_AWS is not set: leaving out the test for which S3 and SQS fail"
-	$(on-cluster) -m "cluster$(if $(CLUSTER_AWS),, and not aws_faults)" tests/cluster $(TEST_ARGS)
+	$(on-cluster) -n "$(CLUSTER_PROCESSES)" --dist loadfile -m "cluster and not aws_faults" tests/cluster $(TEST_ARGS)
+	$(if $(CLUSTER_AWS),$(on-cluster) -m "cluster and aws_faults" tests/cluster $(TEST_ARGS))
 
 test-ledger: .venv/.installed-dev ## send 200 messages on the cluster while all is hit, and balance the books: SEED=n
 	@$(check-cluster)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from events.kubernetes import Namespace
 
 POLL_SECONDS = 1.0
+STOP_SECONDS = 30.0
+"""For a run to end by itself."""
 _RECORD = re.compile(r"-[0-9]{1,3}$")
 
 
@@ -66,7 +68,9 @@ def cancel(namespace: Namespace, run: RunObject) -> Cancelled:
 def wait_for_end(
     namespace: Namespace, name: str, *, timeout_seconds: float, told: Callable[[str], None] = lambda phase: None
 ) -> str:
-    """Wait until a run has ended; gives its phase.
+    """Wait until a run has ended; gives its phase. One that has not after half a minute is ended by force.
+
+    `Stop` lets a run's exit handler report it, but is not noticed by one that was retried and waits for its turn.
 
     Args:
         told: is given the phase each time it is looked at.
@@ -74,7 +78,9 @@ def wait_for_end(
     Raises:
         TimeLimitError: it has not ended in time.
     """
-    deadline = time.monotonic() + timeout_seconds
+    began = time.monotonic()
+    deadline = began + timeout_seconds
+    forced = False
     while True:
         document = namespace.find("workflows", name)
         if document is None:
@@ -88,4 +94,7 @@ def wait_for_end(
                 f"{name} was told to end and is still {run.phase or 'not begun'} after {timeout_seconds:g} s; "
                 "see its pods, and whether Argo's controller runs"
             )
+        if not forced and time.monotonic() > began + STOP_SECONDS:
+            namespace.patch("workflows", name, {"spec": {"shutdown": "Terminate"}})
+            forced = True
         time.sleep(POLL_SECONDS)

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steps.errors import ReelscanError
@@ -55,7 +56,7 @@ class DeadLetters:
         self._hold_seconds = hold_seconds
         self._seen: set[str] = set()
         self._held: dict[str, Message] = {}
-        """By message id, in the order in which they came."""
+        """By message id, in the order in which they came; without their bodies, which would fill the memory."""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="dead letters", daemon=True)
@@ -74,7 +75,7 @@ class DeadLetters:
             )
             with self._lock:
                 # Of one that came again this receipt is the one that counts.
-                self._held.update((message.id, message) for message in messages)
+                self._held.update((message.id, replace(message, body="", attributes={})) for message in messages)
             new = [message for message in messages if message.id not in self._seen]
             self._seen.update(message.id for message in new)
             yield from new
@@ -106,15 +107,28 @@ class DeadLetters:
             self._set_visibility(held, self._hold_seconds)
 
     def _set_visibility(self, messages: Iterable[Message], seconds: float) -> None:
-        """As well as can be: what fails here fails because SQS is out of reach, or because another has the letter."""
+        """As well as can be: a letter that another has is left to it, and once SQS is out of reach no more is tried."""
+        away = threading.Event()
 
         def set_one(message: Message) -> None:
             # When the block ends, what is hidden for longer is only shown later.
-            if seconds and (self._stopped.is_set() or message.id not in self._held):
+            if away.is_set() or (seconds and (self._stopped.is_set() or message.id not in self._held)):
                 return
-            with contextlib.suppress(ReelscanError, ReceiptLostError):
+            try:
                 self._queues.set_visibility(self._queue, message.receipt, seconds)
+            except ReceiptLostError:
+                return
+            except ReelscanError:
+                away.set()
 
         with ThreadPoolExecutor(_AT_ONCE, "dead letters") as pool:
             for message in messages:
                 pool.submit(set_one, message)
+
+
+def is_stray(letter: Message) -> bool:
+    """Whether SQS itself put the letter there, so that nobody has reported it: our own name their task.
+
+    A sender can name one too, which counts for nothing where SQS tells where the letter came from.
+    """
+    return letter.moved_by_sqs or "task_id" not in letter.attributes

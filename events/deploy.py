@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ POLL_SECONDS = 1.0
 _SUBSCRIBED = "with durable name"
 """What a Sensor logs when it subscribes to the bus."""
 _LISTENING = "listening for messages on the queue"
+_MONITOR_PORT = 8222
+_STREAMS = "/jsz?accounts=true&streams=true&consumers=true"
 _SOURCE, _SENSOR, _BUS = "eventsource-name=reelscan", "sensor-name=reelscan", "eventbus-name=default"
 
 
@@ -58,6 +61,8 @@ class Deployment:
             raise UsageError(f"OVERLAY={overlay!r}: there is no such folder in events/overlays; there are {known}")
         self._namespace = settings.namespace
         self._console = console
+        # As objects tell their times: in whole seconds.
+        self._began_at = datetime.now(UTC).replace(microsecond=0)
         write_deployment(settings, path, folder)
         self.documents: list[dict[str, Any]] = list(yaml.safe_load_all(kubectl("kustomize", str(folder))))
 
@@ -77,8 +82,11 @@ class Deployment:
         )
 
     def delete(self, seconds: float) -> None:
-        """Remove everything, after the runs that are under way have been accounted for."""
+        """Remove everything, once the bus is empty and the runs that are under way have been accounted for."""
         self._remove(lambda kind: kind == "EventSource")
+        # The bus is asked through the API server, which its policy does not let in.
+        self._remove(lambda kind: kind == "NetworkPolicy")
+        self._wait("the bus to be empty", seconds, lambda: self._on_bus() == 0)
         self._wait("the runs to end and be accounted for", seconds, lambda: not self._unaccounted())
         self._remove(lambda kind: kind == "Sensor")
         self._remove(lambda kind: kind not in ("EventSource", "Sensor"))
@@ -104,17 +112,43 @@ class Deployment:
                 time.sleep(POLL_SECONDS)
 
     def _is_ready(self, kind: str, selector: str) -> bool:
-        items = json.loads(kubectl("-n", self._namespace, "get", kind, "-l", selector, "-o", "json"))["items"]
+        items = json.loads(self._kubectl("get", kind, "-l", selector, "-o", "json"))["items"]
         return bool(items) and all(_is_rolled_out(item) for item in items)
 
     def _says(self, selector: str, words: str) -> bool:
-        """Whether the pods have logged something: the containers of Argo Events have no probes."""
-        pods = kubectl("-n", self._namespace, "get", "pods", "-l", selector, "-o", "name").split()
-        return bool(pods) and all(words in kubectl("-n", self._namespace, "logs", pod) for pod in pods)
+        """Whether the pods that are new have logged something: the containers of Argo Events have no probes."""
+        pods = json.loads(self._kubectl("get", "pods", "-l", selector, "-o", "json"))["items"]
+        new = [pod["metadata"] for pod in pods if _time(pod["metadata"]["creationTimestamp"]) >= self._began_at]
+        return bool(pods) and all(words in self._kubectl("logs", pod["name"]) for pod in new)
 
-    def _unaccounted(self) -> list[str]:
-        items = json.loads(kubectl("-n", self._namespace, "get", "workflows", "-o", "json"))["items"]
-        return [item["metadata"]["name"] for item in items if FINALIZER in item["metadata"].get("finalizers", [])]
+    def _on_bus(self) -> int:
+        """Messages that the bus has not delivered, or that the Sensor has not done with; 0 if there is no bus."""
+        pods = self._kubectl("get", "pods", "-l", _BUS, "-o", "name").split()
+        counts = []
+        for pod in pods:
+            path = (
+                f"/api/v1/namespaces/{self._namespace}/{pod.replace('pod/', 'pods/')}:{_MONITOR_PORT}/proxy{_STREAMS}"
+            )
+            accounts = json.loads(kubectl("get", "--raw", path)).get("account_details", [])
+            consumers = [
+                consumer
+                for account in accounts
+                for stream in account.get("stream_detail", [])
+                for consumer in stream.get("consumer_detail") or []
+            ]
+            counts.append(sum(consumer["num_pending"] + consumer["num_ack_pending"] for consumer in consumers))
+        return max(counts, default=0)
+
+    def _unaccounted(self) -> bool:
+        finalizers = "custom-columns=FINALIZERS:.metadata.finalizers"
+        return FINALIZER in self._kubectl("get", "workflows", "--no-headers", "-o", finalizers)
+
+    def _kubectl(self, *arguments: str) -> str:
+        return kubectl("-n", self._namespace, *arguments)
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def _is_rolled_out(item: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def kustomization(settings: WorkflowSettings, overlay: Path, folder: Path) -> di
         "patches": [
             _patch("EventSource", "reelscan", _source_changes(settings)),
             _patch("Sensor", "reelscan", _sensor_changes(settings)),
+            *_network_patches(settings),
             *_volume_patches(settings, overlay),
         ],
     }
@@ -62,6 +64,16 @@ def _source_changes(settings: WorkflowSettings) -> list[dict[str, Any]]:
 
 def _sensor_changes(settings: WorkflowSettings) -> list[dict[str, Any]]:
     return [_replace("/spec/triggers/0/template/k8s/parameters/0/src/value", settings.name)]
+
+
+def _network_patches(settings: WorkflowSettings) -> list[dict[str, Any]]:
+    """S3 and SQS that are not AWS' may answer at another port than its 443."""
+    if settings.aws_endpoint_url is None:
+        return []
+    url = urllib.parse.urlsplit(settings.aws_endpoint_url)
+    port = url.port or (80 if url.scheme == "http" else 443)
+    change = {"op": "add", "path": "/spec/egress/-", "value": {"ports": [{"port": port, "protocol": "TCP"}]}}
+    return [_patch("NetworkPolicy", name, [change]) for name in ("reelscan-steps", "reelscan-events")]
 
 
 def _volume_patches(settings: WorkflowSettings, overlay: Path) -> list[dict[str, Any]]:

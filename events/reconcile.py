@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from events.dead_letters import DeadLetters
+from events.dead_letters import DeadLetters, is_stray
 from events.kubernetes import ConflictError, Namespace
 from events.runs import COMPLETED_LABEL, FINALIZER, NAME_START, PHASE_LABEL, STEP, Metadata, RunObject
 from steps.completed import StepError
-from steps.errors import BadInputError, NotFoundError, OutsideError, ReelscanError
+from steps.errors import NotFoundError, ReelscanError
 from steps.finish import TaskError, finish
 from steps.reporting import Origin, Reporter
 from steps.timestamps import utc_now, utc_text
@@ -29,14 +30,21 @@ if TYPE_CHECKING:
     from steps.settings import Settings
     from steps.store import Store
 
+T = TypeVar("T")
+
 PHASELESS_SECONDS = 120
 """How much older than the reconciler's own Workflow, which Argo has begun, one must be that it has not begun."""
 UNDELIVERED_SELECTOR = "reelscan.dev/undelivered=true"
 """Of the ConfigMaps by which the Sensor hands on messages of which it could not make a Workflow."""
 MOST_DEAD_LETTERS = 1000
 """Looked at in one pass."""
+STRAYS_MINUTES = 5
+"""How often the dead-letter queue is looked through, by the minute of the reconciler's own Workflow: it hides all
+letters from others for a moment."""
 MOST_FAILURES = 3
-"""In a row, after which a pass ends: S3, SQS or Kubernetes is away, and the next pass will find out."""
+"""In a row, after which a pass leaves the rest to the next one: S3, SQS or Kubernetes is away."""
+START_MARGIN_SECONDS = 2
+"""As the steps have it: clocks differ, and what is reported soon after the start is this attempt's."""
 
 
 @dataclass(frozen=True)
@@ -75,41 +83,48 @@ class Reconciler:
         results: the store of the results, with the ledger.
         own_created_at: when the Workflow that this runs in was made: what is much older and has not begun never
             will. None: such Workflows are left alone, since Argo itself may be away.
+        told: is given each task as it is reported.
     """
 
     def __init__(
         self, namespace: Namespace, settings: Settings, queues: Queues, results: Store,
-        own_created_at: datetime | None = None,
+        own_created_at: datetime | None = None, told: Callable[[Finding], None] = lambda finding: None,
     ) -> None:  # fmt: skip
         self._namespace = namespace
         self._settings = settings
         self._queues = queues
         self._results = results
         self._own_created_at = own_created_at
+        self._told = told
         self._report = Report()
-        self._failures_in_a_row = 0
 
     def reconcile(self) -> Report:
         """Account for all that is due. Raises ReelscanError if not even a list can be had; see `Report.failures`."""
-        for metadata in self._namespace.list_metadata("workflows"):
-            due = Metadata(metadata)
-            if due.is_accounted:
-                # `argo retry` began another attempt of one that had been accounted for.
-                if due.is_from_message and not due.has_ended and not due.is_being_deleted:
-                    self._try(partial(self._hold, due))
-            elif self._is_due(due):
-                self._report.waiting += 1
-                self._try(partial(self._account, due))
-            if self._gives_up():
-                return self._report
-        for metadata in self._namespace.list_metadata("configmaps", UNDELIVERED_SELECTOR):
-            name = str(metadata["name"])
-            self._try(partial(self._account_undelivered, name))
-            if self._gives_up():
-                return self._report
-        self._try(self._account_strays)
+        due, unheld = self._look()
+        self._each(unheld, self._hold)
+        settled = self._each(due, self._account)
+        self._report.waiting = len(due) - settled
+        kept = [str(metadata["name"]) for metadata in self._namespace.list_metadata("configmaps", UNDELIVERED_SELECTOR)]
+        self._each(kept, self._account_undelivered)
+        if self._own_created_at is None or self._own_created_at.minute % STRAYS_MINUTES == 0:
+            self._try(self._account_strays)
         self._try(self._count)
         return self._report
+
+    def _look(self) -> tuple[list[Metadata], list[Metadata]]:
+        """Workflows that are to be accounted for now, and those that lack the finalizer though they go on."""
+        due, unheld = [], []
+        for fields in self._namespace.list_metadata("workflows"):
+            metadata = Metadata(fields)
+            if not metadata.is_accounted:
+                if self._is_due(metadata):
+                    due.append(metadata.without_history())
+            elif metadata.is_from_message and not metadata.has_ended and not metadata.is_being_deleted:
+                # `argo retry` began another attempt of one that had been accounted for.
+                unheld.append(metadata.without_history())
+        # In another order each time: those that fail must not keep the others waiting for ever.
+        random.shuffle(due)
+        return due, unheld
 
     def _is_due(self, metadata: Metadata) -> bool:
         if metadata.has_ended or metadata.is_being_deleted:
@@ -124,31 +139,39 @@ class Reconciler:
             return False
         return metadata.created_at < self._own_created_at - timedelta(seconds=PHASELESS_SECONDS)
 
-    def _account(self, metadata: Metadata) -> None:
-        if self._is_settled(metadata):
-            self._report.waiting -= 1
-
-    def _is_settled(self, metadata: Metadata) -> bool:
+    def _account(self, metadata: Metadata) -> bool:
         """Report what a run's tasks lack; gives whether there is nothing left to do for it."""
         document = self._namespace.find("workflows", metadata.name)
         if document is None:
             return True
         run = RunObject(document)
-        goes_on = not run.metadata.has_ended and not run.metadata.is_being_deleted
-        waits_for_its_turn = run.phase == "Pending" and not run.shutdown
-        if run.metadata.is_accounted or waits_for_its_turn or not self._is_due(run.metadata):
+        if run.metadata.is_accounted or not self._is_due(run.metadata):
             return True
-        if goes_on and run.shutdown != "Terminate":
-            self._namespace.patch("workflows", metadata.name, {"spec": {"shutdown": "Terminate"}})
-        given = run.given()
-        origin = Origin(given.received_at, metadata.name, started_at=run.started_at)
-        error = run.error()
+        never_began = False
+        if not run.metadata.has_ended and not run.metadata.is_being_deleted:
+            if run.phase and not run.shutdown:
+                return True
+            run = self._terminated(run)
+            if run.phase:
+                # It ends now, and is reported by the next pass: a report must not come before its start.
+                return False
+            never_began = True
+        given, error = run.given(), run.error()
+        started_at = None if run.started_at is None else run.started_at - timedelta(seconds=START_MARGIN_SECONDS)
+        origin = Origin(given.received_at, metadata.name, started_at=started_at)
         if not self._finish(given.body, given.message_id, error, origin):
             return False
-        if goes_on and not run.phase:
+        if never_began:
             self._close(run, error.message)
         self._release(run)
         return True
+
+    def _terminated(self, run: RunObject) -> RunObject:
+        """The run once it has been told to end."""
+        if run.shutdown == "Terminate":
+            return run
+        change = {"spec": {"shutdown": "Terminate"}}
+        return RunObject(self._namespace.patch("workflows", run.metadata.name, change))
 
     def _close(self, run: RunObject, message: str) -> None:
         """Mark a run as failed that Argo could not begin: after five minutes without a phase it would make Argo's
@@ -157,7 +180,9 @@ class Reconciler:
         began = utc_text(run.metadata.created_at)
         labels = {PHASE_LABEL: "Failed", COMPLETED_LABEL: "true"}
         status = {"phase": "Failed", "message": message, "startedAt": began, "finishedAt": utc_text(utc_now())}
-        self._namespace.patch("workflows", run.metadata.name, {"metadata": {"labels": labels}, "status": status})
+        # Only as long as nobody else has changed it: Argo may have begun it after all.
+        metadata = {"labels": labels, "resourceVersion": run.metadata.fields["resourceVersion"]}
+        self._namespace.patch("workflows", run.metadata.name, {"metadata": metadata, "status": status})
 
     def _finish(self, body: bytes, message_id: str, error: StepError, origin: Origin) -> bool:
         """Report the tasks of a message that nobody has reported; gives whether all reports are on the queue."""
@@ -166,9 +191,9 @@ class Reconciler:
         for task in finished:
             completed = task.outcome.completed
             if task.is_new and completed.error is not None:
-                self._report.findings.append(
-                    Finding(completed.task_id, completed.error.code, completed.error.message, origin.workflow)
-                )
+                finding = Finding(completed.task_id, completed.error.code, completed.error.message, origin.workflow)
+                self._report.findings.append(finding)
+                self._told(finding)
         return all(task.outcome.state != "young" for task in finished)
 
     def _release(self, run: RunObject) -> None:
@@ -185,17 +210,15 @@ class Reconciler:
             return
         self._report.released.append(run.metadata.name)
 
-    def _hold(self, metadata: Metadata) -> None:
+    def _hold(self, metadata: Metadata) -> bool:
         change = {"metadata": {"finalizers": [*metadata.finalizers, FINALIZER], "uid": metadata.fields["uid"]}}
-        try:
-            self._namespace.patch("workflows", metadata.name, change)
-        except (ConflictError, NotFoundError):
-            return
+        self._namespace.patch("workflows", metadata.name, change)
+        return True
 
-    def _account_undelivered(self, name: str) -> None:
+    def _account_undelivered(self, name: str) -> bool:
         document = self._namespace.find("configmaps", name)
         if document is None:
-            return
+            return True
         data = document.get("data", {})
         message_id = str(data.get("message_id", ""))
         if self._namespace.find("workflows", NAME_START + message_id) is None:
@@ -206,19 +229,29 @@ class Reconciler:
             )
             received_at = datetime.fromisoformat(document["metadata"]["creationTimestamp"])
             if not self._finish(_decoded(str(data.get("body", ""))), message_id, error, Origin(received_at)):
-                return
+                return False
         self._namespace.delete("configmaps", name)
+        return True
 
-    def _account_strays(self) -> None:
+    def _account_strays(self) -> bool:
         """What SQS itself moved to the dead-letter queue, since nothing made a run of it."""
         if not self._settings.dead_letter_queue:
-            return
+            return True
+        failures = 0
         with DeadLetters(self._queues, self._settings.dead_letter_queue) as letters:
             for number, letter in enumerate(letters):
-                if "task_id" not in letter.attributes and self._account_stray(letter):
-                    letters.delete(letter)
-                if number + 1 >= MOST_DEAD_LETTERS:
+                if is_stray(letter):
+                    settled = self._try(partial(self._settle_stray, letters, letter))
+                    failures = failures + 1 if settled is None else 0
+                if number + 1 >= MOST_DEAD_LETTERS or failures >= MOST_FAILURES:
                     break
+        return True
+
+    def _settle_stray(self, letters: DeadLetters, letter: Message) -> bool:
+        accounted = self._account_stray(letter)
+        if accounted:
+            letters.delete(letter)
+        return accounted
 
     def _account_stray(self, letter: Message) -> bool:
         if self._namespace.find("workflows", NAME_START + letter.id) is not None:
@@ -230,23 +263,37 @@ class Reconciler:
         )
         return self._finish(letter.body.encode(), letter.id, error, Origin(datetime.now(UTC)))
 
-    def _count(self) -> None:
+    def _count(self) -> bool:
         settings = self._settings
         if settings.dead_letter_queue:
             self._report.dead_letters = self._queues.count(settings.dead_letter_queue).all
         if settings.task_queue:
             self._report.queued = self._queues.count(settings.task_queue).visible
+        return True
 
-    def _try(self, action: Callable[[], None]) -> None:
+    def _each(self, items: Sequence[T], action: Callable[[T], bool]) -> int:
+        """Do something with each; gives for how many nothing is left to do. Ends when too many in a row fail."""
+        done, failures = 0, 0
+        for item in items:
+            answer = self._try(partial(action, item))
+            done += answer is True
+            failures = failures + 1 if answer is None else 0
+            if failures >= MOST_FAILURES:
+                break
+        return done
+
+    def _try(self, action: Callable[[], bool]) -> bool | None:
+        """What it gives; None if it failed, which is told in the end, and keeps nothing else from being done."""
         try:
-            action()
-            self._failures_in_a_row = 0
-        except (OutsideError, BadInputError) as error:
+            return action()
+        except ConflictError:
+            # Somebody changed the object meanwhile: the next pass looks again.
+            return False
+        except ReelscanError as error:
             self._report.failures.append(error)
-            self._failures_in_a_row += 1
-
-    def _gives_up(self) -> bool:
-        return self._failures_in_a_row >= MOST_FAILURES
+        except Exception as error:
+            self._report.failures.append(ReelscanError(f"a defect of the reconciler: {type(error).__name__}: {error}"))
+        return None
 
 
 def _decoded(text: str) -> bytes:

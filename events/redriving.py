@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from events.dead_letters import DeadLetters
+from events.dead_letters import DeadLetters, is_stray
 from steps.errors import InvalidTaskError, UsageError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def redrive(
 
 def task_id_of(letter: Message) -> str | None:
     """The task that it is of; None of a message that SQS put there itself, and that was not reported yet."""
-    return letter.attributes.get("task_id")
+    return None if is_stray(letter) else letter.attributes["task_id"]
 
 
 def code_of(letter: Message) -> str:

@@ -79,6 +79,10 @@ class Metadata:
         """Whether anybody has ever set `spec.shutdown`."""
         return '"f:shutdown"' in json.dumps(self.fields.get("managedFields", []))
 
+    def without_history(self) -> Metadata:
+        """Without who changed what, which is the most of it."""
+        return Metadata({name: value for name, value in self.fields.items() if name != "managedFields"})
+
     @property
     def _labels(self) -> dict[str, str]:
         return self.fields.get("labels") or {}
@@ -114,11 +118,11 @@ class RunObject:
     @property
     def shutdown(self) -> str:
         """`Stop` or `Terminate` if it was told to end, else empty."""
-        return str(self.document.get("spec", {}).get("shutdown", ""))
+        return str(self._spec.get("shutdown") or "")
 
     def given(self) -> GivenTask:
         """The message, as the steps of the run understand the same parameters."""
-        parameters = self.document.get("spec", {}).get("arguments", {}).get("parameters", [])
+        parameters = (self._spec.get("arguments") or {}).get("parameters") or []
         texts = {str(p.get("name")): str(p["value"]) for p in parameters if p.get("value") is not None}
         message_id = texts.get("message_id") or self.uid
         received_at = str(self.document["metadata"]["creationTimestamp"])
@@ -137,7 +141,8 @@ class RunObject:
     def error(self) -> StepError:
         """Why the run, which has ended, is being deleted or never began, has not reported its tasks."""
         message = str(self._status.get("message", ""))
-        if self.shutdown:
+        # One that never began may have been told to end by an earlier pass.
+        if self.shutdown and self.phase:
             return StepError.make("stopped", f"the run was told to end ({self.shutdown})", STEP)
         if _OVERDUE.search(message):
             return StepError.make("timeout", f"the run took longer than it may: {message}", STEP)
@@ -149,6 +154,10 @@ class RunObject:
         return StepError.make(
             "internal", "Argo could not begin the workflow; see its controller's log, and send the task again", STEP
         )
+
+    @property
+    def _spec(self) -> dict[str, Any]:
+        return self.document.get("spec") or {}
 
     @property
     def _status(self) -> dict[str, Any]:

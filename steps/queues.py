@@ -71,6 +71,9 @@ class Message:
     """How often it was received, this time included."""
     attributes: dict[str, str] = field(default_factory=dict)
     """The sender's own, of those that are text."""
+    moved_by_sqs: bool = False
+    """Whether SQS itself put it here, since nothing took it from the queue that it was sent to. (Not every stand-in
+    for SQS tells.)"""
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ class Queues:
                 WaitTimeSeconds=wait,
                 VisibilityTimeout=_whole_seconds(visibility_seconds),
                 MaxNumberOfMessages=max_messages,
-                MessageSystemAttributeNames=["ApproximateReceiveCount"],
+                MessageSystemAttributeNames=["All"],
                 MessageAttributeNames=["All"],
             )
         return [
@@ -210,6 +213,7 @@ class Queues:
                 receipt=found["ReceiptHandle"],
                 receive_count=int(found["Attributes"]["ApproximateReceiveCount"]),
                 attributes=_texts(found.get("MessageAttributes", {})),
+                moved_by_sqs="DeadLetterQueueSourceArn" in found["Attributes"],
             )
             for found in answer.get("Messages", [])
         ]

@@ -24,7 +24,7 @@ ACCOUNT = "reelscan-reconciler"
 """Its service account, which events/base makes."""
 ENTRYPOINT = "reconcile"
 LIMIT_SECONDS = 300
-RESOURCES = Resources(cpu="100m", memory="256Mi")
+RESOURCES = Resources(cpu="100m", memory="512Mi")
 _FIGURES = f"{WORK}/figures"
 
 GAUGES = {

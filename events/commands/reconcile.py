@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from events.reconcile import Report
+    from events.reconcile import Finding, Report
 
 
 @click.command()
@@ -59,13 +59,23 @@ def reconcile(*, namespace: str | None, own_created_at: str | None, figures_fold
             raise UsageError(f"--own-created-at {own_created_at!r}: say the time zone, such as Z")
     with Namespace(namespace) as cluster:
         results = open_store(settings.results, settings)
-        report = Reconciler(cluster, settings, Queues(settings), results, created_at).reconcile()
+        # Told at once: a pass may be ended before its end.
+        report = Reconciler(
+            cluster,
+            settings,
+            Queues(settings),
+            results,
+            created_at,
+            told=lambda found: click.echo(json.dumps(asdict(found))),
+        ).reconcile()
     _tell(report, figures_folder)
 
 
+def _tell_finding(finding: Finding) -> None:
+    click.echo(json.dumps(asdict(finding)))
+
+
 def _tell(report: Report, figures_folder: Path | None) -> None:
-    for finding in report.findings:
-        click.echo(json.dumps(asdict(finding)))
     figures = {
         "reported": len(report.findings),
         "released": len(report.released),

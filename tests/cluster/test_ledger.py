@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 
 from tests.cluster.accounts import Accounts, Collected, balance
+from tests.cluster.cluster import embedded_serving
 from tests.cluster.coded_runs import CODED, LIMITS
 from tests.cluster.collecting import collect, wait_until_accounted, wait_until_reported
 from tests.cluster.events import EventsCluster, open_events
-from tests.cluster.faults import LOG, faulty_serving
+from tests.cluster.faults import LOG
 from tests.cluster.traffic import DEFAULT_MAX_FRAMES, Message, Sent, Traffic, upload, write_clip
 from tests.cluster.upsets import ALL, STEP, Upsets
 from workflows import WorkflowSettings
@@ -29,8 +30,6 @@ from workflows import WorkflowSettings
 SEED = os.environ.get("SEED", "1")
 FIFO = os.environ.get("COMPLETED", "") == "fifo"
 MAX_RUNS = 4
-REQUEST_SECONDS = 1.0
-"""That steps take a while, so that they can be hit at work."""
 BLOCK = 10
 """So many messages one after the other are for the same entrypoint."""
 ENTRYPOINTS = ("main", "single")
@@ -105,7 +104,7 @@ def keep_books(course: Course, folder: Path) -> tuple[Collected, Accounts]:
     settings: dict[str, Any] = {
         **CODED,
         "max_runs": MAX_RUNS,
-        "serving": faulty_serving(DELAY_SECONDS=REQUEST_SECONDS),
+        "serving": embedded_serving("coded", "coded"),
         "allowed_sources": [f"s3://videos-{namespace}/*"],
         "limits": {**LIMITS, "max_frames": DEFAULT_MAX_FRAMES, **course.limits},
         **course.settings,

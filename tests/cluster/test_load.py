@@ -17,10 +17,11 @@ import pytest
 
 from events.runs import NAME_START
 from tests.cluster.accounts import Workflow, balance, workflow_name
+from tests.cluster.cluster import embedded_serving
 from tests.cluster.coded_runs import CODED, LIMITS
 from tests.cluster.collecting import collect, unreported, wait_until_accounted
 from tests.cluster.events import EventsCluster, open_events
-from tests.cluster.faults import LOG, faulty_serving
+from tests.cluster.faults import LOG
 from tests.cluster.traffic import CLIP_KEY, Message, Sent, succeeded, write_clip
 from tests.cluster.turns import most_at_a_time, overtaken
 
@@ -91,7 +92,12 @@ class Loaded:
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     """All messages were answered."""
-    settings: dict[str, Any] = {**CODED, "max_runs": MAX_RUNS, "serving": faulty_serving(), "limits": LIMITS}
+    settings: dict[str, Any] = {
+        **CODED,
+        "max_runs": MAX_RUNS,
+        "serving": embedded_serving("coded", "coded"),
+        "limits": LIMITS,
+    }
     with open_events(f"reelscan-load-{uuid.uuid4().hex[:6]}", **settings) as cluster:
         clip = write_clip(tmp_path_factory.mktemp("clip") / "coded.mp4")
         cluster.upload(clip, CLIP_KEY)
