@@ -61,13 +61,15 @@ COMPLETED ?=
 # How many messages `make test-load` sends at once.
 LOAD_MESSAGES ?= 1000
 
+include infra/aws.mk
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint format ci bench bench-cluster docs test-serving test-tensorflow images lock \
+.PHONY: help install demo test lint lint-infra format ci bench bench-cluster docs test-serving test-tensorflow images lock \
   test-images manifests submit deploy undeploy test-cluster test-ledger test-load clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: .venv/.installed-local ## set up .venv with all that running on one machine, and submitting to a cluster, needs
 
@@ -83,6 +85,11 @@ lint: .venv/.installed-dev ## check style and types
 	.venv/bin/mypy
 	.venv/bin/hadolint images/*/Dockerfile
 	.venv/bin/shellcheck .ci/run images/serving/serve
+
+lint-infra: .venv/.installed-dev .venv-checkov/bin/checkov ## check the templates of infra/ with cfn-lint and checkov (0.3 GB)
+	.venv/bin/cfn-lint --include-checks I --template infra/cluster.yaml infra/eia.yaml
+	.venv-checkov/bin/checkov --framework cloudformation --skip-download --compact --quiet \
+	  -f infra/cluster.yaml -f infra/eia.yaml
 
 format: .venv/.installed-dev ## rewrite the code in the project's style
 	.venv/bin/ruff check --fix-only
@@ -167,7 +174,7 @@ docs: .venv/.installed-dev ## write docs/reference.md anew from the code
 	.venv/bin/python docs/generate.py
 
 clean: ## remove .venv, results in out/, and what the tools leave
-	rm -rf .venv .venv-tensorflow out build dist *.egg-info steps/_protos .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-tensorflow .venv-checkov out build dist *.egg-info steps/_protos .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # A stamp says what .venv holds, so that a second `make` starts at once and a changed pyproject.toml is followed.
 .venv/.installed-local: pyproject.toml setup.py | .venv/bin/python
@@ -201,3 +208,8 @@ clean: ## remove .venv, results in out/, and what the tools leave
 	.venv/bin/python -m venv .venv-tensorflow
 	.venv-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' tensorflow-cpu
 	@touch "$@"
+
+# Of packages that differ from ours in what they need.
+.venv-checkov/bin/checkov: | .venv/bin/python
+	.venv/bin/python -m venv .venv-checkov
+	.venv-checkov/bin/python -m pip install --quiet --disable-pip-version-check 'checkov>=3.3,<4'

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TARGETS = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+MAKEFILES = ("Makefile", "infra/aws.mk")
+TARGETS = [
+    target for name in MAKEFILES for target in re.findall(r"^([a-z][a-z-]*):", (ROOT / name).read_text(), re.MULTILINE)
+]
 
 
 @pytest.fixture
@@ -20,8 +23,9 @@ def checkout(tmp_path: Path) -> Path:
     """A fresh checkout, in which nothing is installed, in a folder with a space in its name."""
     folder = tmp_path / "my checkout"
     folder.mkdir()
-    for name in ("Makefile", "pyproject.toml", "setup.py"):
-        shutil.copy(ROOT / name, folder)
+    (folder / "infra").mkdir()
+    for name in (*MAKEFILES, "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, folder / name)
     return folder
 
 

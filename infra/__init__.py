@@ -1,0 +1,1 @@
+"""The cluster on AWS: templates, the installation of Argo, and the programs behind the Makefile's targets."""

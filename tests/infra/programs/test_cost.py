@@ -1,0 +1,71 @@
+"""`make cost`: sums that can be followed by hand, from a table with a date."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+from rich.console import Console
+
+from infra import cost
+from infra.settings import InfraSettings
+from steps.errors import UsageError
+
+PRICES = cost.load_prices()
+
+
+def test_the_table_says_when_and_where_its_prices_were() -> None:
+    assert isinstance(PRICES["date"], datetime.date)
+    assert PRICES["region"] == "us-east-1"
+
+
+def test_an_idle_hour_is_control_plane_network_nodes_and_volumes(settings: InfraSettings) -> None:
+    disk = 100 * 0.08 / 730
+    expected = 0.10 + 0.045 + 1 * (0.096 + disk) + 2 * (0.085 + disk) + 30 * 0.08 / 730
+    assert cost.estimate(settings, PRICES).idle_hour == pytest.approx(expected)
+
+
+def test_with_scale_to_zero_inference_nodes_cost_nothing_while_idle() -> None:
+    found = cost.estimate(InfraSettings(inference_node_asg_min=0), PRICES)
+    assert found.idle["0 inference nodes, c5.large"] == 0
+    assert found.video_hour > 0
+
+
+def test_an_hour_of_video_is_the_time_of_nodes_that_its_frames_take() -> None:
+    found = cost.estimate(InfraSettings(cost_analysed_fps=10, cost_node_fps=40), PRICES)
+    assert found.node_hours == pytest.approx(0.25)
+    assert found.video_hour == pytest.approx(0.25 * (0.085 + 100 * 0.08 / 730))
+
+
+def test_endpoints_cost_by_zone_instead_of_the_nat_gateway() -> None:
+    found = cost.estimate(InfraSettings(network_egress="endpoints", az_2="us-east-1c"), PRICES)
+    count = cost.interface_endpoints()
+    assert count > 3
+    assert found.idle[f"{count} endpoints in 3 zones"] == pytest.approx(3 * count * 0.01)
+    assert "NAT gateway" not in found.idle
+
+
+def test_spot_takes_off_the_instance_and_not_the_disk() -> None:
+    usual, spot = (cost.estimate(InfraSettings(spot=spot), PRICES).node_hour for spot in ("false", "true"))
+    assert usual - spot == pytest.approx(0.085 * PRICES["spot_discount"])
+
+
+def test_accelerators_are_compared() -> None:
+    found = cost.compared(InfraSettings(), PRICES)
+    assert set(found) == {"cpu", "gpu"}
+    assert found["cpu"] == cost.estimate(InfraSettings(), PRICES)
+    assert found["gpu"] == cost.estimate(InfraSettings(accelerator="gpu"), PRICES)
+
+
+def test_what_has_no_price_is_told_with_what_has() -> None:
+    with pytest.raises(
+        UsageError, match=r"NODE_INSTANCE_TYPE='m7i.large' has no price in infra/prices.yaml, which has m5.large"
+    ):
+        cost.estimate(InfraSettings(node_instance_type="m7i.large"), PRICES)
+
+
+def test_it_says_what_it_rests_on(console: Console) -> None:
+    cost.cost(InfraSettings(region="eu-west-1"), console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    for words in (str(PRICES["date"]), "to be\nchecked", "COST_NODE_FPS", "REGION is eu-west-1: its prices differ"):
+        assert words in printed

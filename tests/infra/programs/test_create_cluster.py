@@ -1,0 +1,212 @@
+"""`make create-cluster`: once is enough, progress is shown, and a failure says what failed first."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from botocore.stub import ANY, Stubber
+from rich.console import Console
+
+from infra import progress
+from infra.outputs import outputs, workflow_settings, write_settings
+from infra.session import Aws
+from infra.settings import InfraSettings
+from infra.stack import OWN_TAG, Stack
+from infra.template import CLUSTER, MAX_BODY_BYTES, Template, _Loader
+from steps.errors import OutsideError, UsageError
+from workflows import load_settings
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+STACK_ID = "arn:aws:cloudformation:us-east-1:123456789012:stack/reelscan/1"
+
+
+@pytest.fixture
+def stack(settings: InfraSettings, cloud: Aws, small: Template) -> Stack:
+    return Stack(settings, cloud, small)
+
+
+def text(console: Console) -> str:
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def event(name: str, status: str, reason: str = "", *, kind: str = "AWS::EKS::Cluster", after: int = 1) -> Any:
+    return {
+        "StackId": STACK_ID, "EventId": f"{name}-{status}-{after}", "StackName": "reelscan",
+        "LogicalResourceId": name, "PhysicalResourceId": STACK_ID if name == "reelscan" else name,
+        "ResourceType": kind, "ResourceStatus": status, "ResourceStatusReason": reason,
+        "Timestamp": BEGAN + timedelta(seconds=after),
+    }  # fmt: skip
+
+
+def described(status: str, reason: str = "") -> Any:
+    return {
+        "Stacks": [
+            {"StackId": STACK_ID, "StackName": "reelscan", "CreationTime": BEGAN, "StackStatus": status,
+             "StackStatusReason": reason}
+        ]
+    }  # fmt: skip
+
+
+def test_a_stack_that_is_not_there_is_created_with_all_parameters(
+    stack: Stack, settings: InfraSettings, cloud: Aws, console: Console
+) -> None:
+    assert stack.apply(console)
+    made = stack.find()
+    assert made is not None
+    assert made["StackStatus"] == "CREATE_COMPLETE"
+    assert {"Key": OWN_TAG, "Value": "reelscan"} in made["Tags"]
+    given = {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in made["Parameters"]}
+    assert given == settings.parameters(user=cloud.caller.principal)
+    assert outputs(made)["TaskQueueName"] == "task-queue-reelscan"
+
+
+def test_the_link_to_the_console_comes_before_progress(stack: Stack, console: Console) -> None:
+    stack.apply(console)
+    first = text(console).splitlines()[0]
+    assert first.startswith(
+        "see it at https://us-east-1.console.aws.amazon.com/cloudformation/home?region=us-east-1#/stacks/"
+    )
+    assert "stackId=arn%3Aaws%3Acloudformation" in first
+
+
+def test_the_same_again_changes_nothing(stack: Stack, console: Console) -> None:
+    stack.apply(console)
+    before = stack.find()
+    assert not stack.apply(console)
+    assert stack.find() == before
+
+
+def test_what_differs_is_changed(stack: Stack, cloud: Aws, small: Template, console: Console) -> None:
+    stack.apply(console)
+    changed = Stack(InfraSettings(default_sqs_task_completed_visibility=60, image_tag="1.2.3"), cloud, small)
+    assert changed.apply(console)
+    url = cloud.sqs.get_queue_url(QueueName="task-completed-queue-reelscan")["QueueUrl"]
+    attributes = cloud.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])["Attributes"]
+    assert attributes == {"VisibilityTimeout": "60"}
+
+
+def test_the_role_of_create_role_is_taken_if_it_is_there(stack: Stack, cloud: Aws, console: Console) -> None:
+    role = cloud.iam.create_role(RoleName="reelscan-operator", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    stack.apply(console)
+    made = stack.find()
+    assert made is not None
+    assert made["RoleARN"] == role
+
+
+def test_a_stack_of_the_same_name_that_is_not_ours_is_left_alone(stack: Stack, cloud: Aws, console: Console) -> None:
+    body = '{"Resources": {"Queue": {"Type": "AWS::SQS::Queue"}}}'
+    cloud.cloudformation.create_stack(StackName="reelscan", TemplateBody=body)
+    for attempt in (lambda: stack.apply(console), lambda: stack.delete(console, lambda: None)):
+        with pytest.raises(UsageError, match=r"is not of Reelscan .* set another CLUSTER_STACK_NAME"):
+            attempt()
+    assert cloud.cloudformation.get_template(StackName="reelscan")["TemplateBody"] in (body, yaml.safe_load(body))
+
+
+def test_a_stack_that_was_rolled_back_says_how_to_go_on(settings: InfraSettings, cloud: Aws, small: Template) -> None:
+    found = described("ROLLBACK_COMPLETE", "Cluster failed")["Stacks"][0]
+    found["Tags"] = [{"Key": OWN_TAG, "Value": "reelscan"}]
+    with pytest.raises(UsageError, match=r"is ROLLBACK_COMPLETE, .* take it away with `make delete-cluster` first"):
+        Stack(settings, cloud, small)._check_changeable(found)
+
+
+def test_a_failure_names_the_resource_that_failed_first_and_why(cloud: Aws, console: Console) -> None:
+    newest_first = [
+        event("reelscan", "ROLLBACK_COMPLETE", kind="AWS::CloudFormation::Stack", after=9),
+        event(
+            "InferenceNodeGroup", "CREATE_FAILED", "Resource creation cancelled", kind="AWS::EKS::Nodegroup", after=4
+        ),
+        event("Cluster", "CREATE_FAILED", "Limit exceeded: at most 100 clusters", after=3),
+        event("Vpc", "CREATE_FAILED", "Resource creation cancelled", kind="AWS::EC2::VPC", after=2),
+        event("Cluster", "CREATE_IN_PROGRESS", after=1),
+    ]
+    with Stubber(cloud.cloudformation) as stub:
+        stub.add_response("describe_stacks", described("ROLLBACK_COMPLETE"))
+        stub.add_response("describe_stack_events", {"StackEvents": newest_first}, {"StackName": STACK_ID})
+        with pytest.raises(OutsideError) as raised:
+            progress.follow(cloud, STACK_ID, BEGAN, 5, console)
+    assert str(raised.value) == (
+        "stack reelscan is ROLLBACK_COMPLETE: first Cluster (AWS::EKS::Cluster) failed: "
+        "Limit exceeded: at most 100 clusters"
+    )
+    assert raised.value.exit_status == 4
+
+
+def test_progress_is_shown_until_the_stack_is_done(
+    cloud: Aws, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.0)
+    with Stubber(cloud.cloudformation) as stub:
+        stub.add_response("describe_stacks", described("CREATE_IN_PROGRESS"))
+        stub.add_response(
+            "describe_stack_events",
+            {
+                "StackEvents": [
+                    event("Cluster", "CREATE_IN_PROGRESS", after=2),
+                    event("Vpc", "CREATE_COMPLETE", after=1),
+                ]
+            },
+        )
+        stub.add_response("describe_stacks", described("CREATE_COMPLETE"))
+        stub.add_response("describe_stack_events", {"StackEvents": [event("Cluster", "CREATE_COMPLETE", after=3)]})
+        assert progress.follow(cloud, STACK_ID, BEGAN, 2, console) == "CREATE_COMPLETE"
+    assert "1 done, at work: Cluster" in text(console)
+
+
+def test_events_of_an_earlier_time_do_not_count(cloud: Aws) -> None:
+    old = event("Cluster", "CREATE_FAILED", "long ago", after=-60)
+    with Stubber(cloud.cloudformation) as stub:
+        stub.add_response(
+            "describe_stack_events", {"StackEvents": [event("Vpc", "CREATE_COMPLETE"), old]}, {"StackName": ANY}
+        )
+        assert [found["LogicalResourceId"] for found in progress.events(cloud, STACK_ID, BEGAN)] == ["Vpc"]
+
+
+def test_a_template_that_is_too_long_goes_along_shortened_and_means_the_same() -> None:
+    template = Template(CLUSTER)
+    body = template.body()
+    assert len(body.encode()) <= MAX_BODY_BYTES
+    sent = yaml.load(body, _Loader)
+    for section in ("Rules", "Mappings", "Conditions", "Resources"):
+        assert sent[section] == template.content[section], section
+    for section in ("Parameters", "Outputs"):
+        for name, item in template.content[section].items():
+            assert sent[section][name] == {key: value for key, value in item.items() if key != "Description"}, name
+
+
+def test_the_stack_s_outputs_become_settings_that_the_workflow_takes(
+    stack: Stack, settings: InfraSettings, console: Console, tmp_path: Path
+) -> None:
+    stack.apply(console)
+    made = stack.find()
+    assert made is not None
+    read = load_settings(write_settings(settings, made, tmp_path))
+    account = "123456789012"
+    assert read.namespace == "video"
+    assert read.task_queue == "task-queue-reelscan"
+    assert read.results == f"s3://results-bucket-{account}-us-east-1-reelscan/reelscan"
+    assert read.allowed_sources == [f"s3://task-data-bucket-{account}-us-east-1-reelscan/*"]
+    assert read.steps_image == f"{account}.dkr.ecr.us-east-1.amazonaws.com/reelscan/steps:1.2.3"
+    assert read.aws_region == "us-east-1"
+
+
+def test_all_settings_of_the_workflow_come_from_outputs_of_the_template(settings: InfraSettings) -> None:
+    told = dict.fromkeys(Template(CLUSTER).content["Outputs"], "s3://x/y")
+    assert workflow_settings(settings, told)["completed_queue"] == "s3://x/y"
+
+
+def test_a_pod_with_a_model_server_fits_a_node_of_the_default_type(settings: InfraSettings) -> None:
+    made = workflow_settings(settings, dict.fromkeys(Template(CLUSTER).content["Outputs"], "s3://x/y"))
+    cpus = [made["detect_resources"]["cpu"], made["serving"]["resources"]["cpu"]]
+    # Of 2000m the kubelet keeps 70m; aws-node, kube-proxy, the volumes' driver and Argo's container request 190m.
+    assert sum(int(text.removesuffix("m")) for text in cpus) <= 2000 - 70 - 190
+
+
+def test_objects_of_other_buckets_that_the_stack_may_read_may_be_named_by_tasks() -> None:
+    settings = InfraSettings(more_source_arns="arn:aws:s3:::clips/cam1/*,arn:aws:s3:::more/*")
+    told = {**dict.fromkeys(Template(CLUSTER).content["Outputs"], "x"), "TaskData": "s3://task-data/*"}
+    made = workflow_settings(settings, told)
+    assert made["allowed_sources"] == ["s3://task-data/*", "s3://clips/cam1/*", "s3://more/*"]

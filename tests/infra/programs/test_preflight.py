@@ -1,0 +1,195 @@
+"""What is missing is named before anything is created, all of it at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from botocore.stub import Stubber
+from rich.console import Console
+
+from infra import preflight
+from infra.session import Aws, principal_of
+from infra.settings import InfraSettings
+from infra.template import CLUSTER, Template
+from steps.errors import UsageError
+
+ACCOUNT = "123456789012"
+
+
+def words(settings: InfraSettings, aws: Aws) -> str:
+    return "\n".join(finding.words for finding in preflight.examine(settings, aws) if finding.stops)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder of programs, with all that are needed."""
+    for name in ("aws", "kubectl", "docker"):
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("tools")
+def test_nothing_is_missing_where_all_is_there(cloud: Aws, settings: InfraSettings) -> None:
+    assert words(settings, cloud) == ""
+
+
+def test_programs_that_are_missing_are_named_with_where_they_come_from(tools: Path, settings: InfraSettings) -> None:
+    for name in ("aws", "kubectl", "docker"):
+        (tools / name).unlink()
+    found = [finding.words for finding in preflight.tools(settings)]
+    assert found[0].startswith("the program aws is not on the PATH; install it: https://")
+    assert found[1].startswith("the program kubectl is not on the PATH; install it: https://")
+    assert "install docker or podman or buildah" in found[2]
+
+
+def test_without_credentials_it_says_how_to_log_in_and_checks_what_needs_none(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    (tools / "kubectl").unlink()
+    found = words(InfraSettings(cluster_stack_name="a-name-too-long-for-buckets"), Aws("us-east-1"))
+    assert "the program kubectl" in found
+    assert "no AWS credentials" in found
+    assert "aws sso login" in found
+    assert "allowed are 63" in found
+
+
+def test_names_of_buckets_longer_than_63_characters_are_refused_with_how_much_too_long() -> None:
+    template = Template(CLUSTER)
+    fits = "s" * (63 - len(f"task-data-bucket-{ACCOUNT}-us-east-1-"))
+    assert list(preflight.names(InfraSettings(cluster_stack_name=fits), ACCOUNT, template)) == []
+    (found,) = preflight.names(InfraSettings(cluster_stack_name=f"{fits}x"), ACCOUNT, template)
+    assert "64 characters, allowed are 63; take a stack name shorter by 1" in found.words
+
+
+def test_names_of_queues_longer_than_80_characters_are_refused() -> None:
+    longest = InfraSettings.model_construct(**{**InfraSettings().model_dump(), "cluster_stack_name": "s" * 60})
+    found = "\n".join(finding.words for finding in preflight.names(longest, ACCOUNT, Template(CLUSTER)))
+    assert "task-dead-letter-queue-ssss" in found
+    assert "allowed are 80" in found
+
+
+def test_a_long_name_of_the_cluster_is_refused() -> None:
+    (found,) = preflight.names(InfraSettings(cluster_name="c" * 101), ACCOUNT, Template(CLUSTER))
+    assert found.words.endswith("101 characters, EKS takes 100")
+
+
+def test_a_zone_that_is_not_there_is_named_with_those_that_are(cloud: Aws) -> None:
+    (found,) = preflight.zones(InfraSettings(az_0="eu-west-1a"), cloud)
+    assert found.words.startswith("AZ_0='eu-west-1a' is no zone of us-east-1; there are us-east-1")
+
+
+def test_the_zone_without_eks_is_refused(cloud: Aws) -> None:
+    zones = cloud.ec2.describe_availability_zones()["AvailabilityZones"]
+    name = next(zone["ZoneName"] for zone in zones if zone["ZoneId"] == "use1-az3")
+    (found,) = preflight.zones(InfraSettings(az_2=name), cloud)
+    assert found.words.startswith(f"AZ_2='{name}' is use1-az3, where EKS is not; take one of ")
+    assert name not in found.words.partition("take one of")[2]
+
+
+def test_an_instance_type_that_is_none_is_refused(cloud: Aws) -> None:
+    (found,) = preflight.instance_types(InfraSettings(node_instance_type="m5.enormous"), cloud)
+    assert found.words == "NODE_INSTANCE_TYPE='m5.enormous' is no instance type of us-east-1"
+
+
+def test_an_instance_type_that_a_zone_has_not_is_refused_with_where_it_is(cloud: Aws) -> None:
+    offers = cloud.ec2.get_paginator("describe_instance_type_offerings").paginate(LocationType="availability-zone")
+    by_type: dict[str, set[str]] = {}
+    for page in offers:
+        for offer in page["InstanceTypeOfferings"]:
+            by_type.setdefault(offer["InstanceType"], set()).add(offer["Location"])
+    kind = next(name for name, where in sorted(by_type.items()) if name[0] == "m" and "us-east-1e" not in where)
+    found = next(preflight.instance_types(InfraSettings(az_2="us-east-1e", node_instance_type=kind), cloud))
+    assert found.words.startswith(f"NODE_INSTANCE_TYPE='{kind}' is not offered in us-east-1e; it is in us-east-1")
+
+
+def test_an_instance_type_of_another_architecture_is_refused(cloud: Aws) -> None:
+    found = [
+        finding.words for finding in preflight.instance_types(InfraSettings(node_instance_type="m6g.large"), cloud)
+    ]
+    assert "is arm64, and the images are x86_64" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "stops", "words"),
+    [
+        (4.0, True, "is 4, the nodes at first need 8 (m5.large and c5.large); ask for more at https://"),
+        (10.0, False, "is 10, all nodes that may be together need 22"),
+    ],
+)
+def test_a_quota_that_is_too_small_is_named(cloud: Aws, value: float, stops: bool, words: str) -> None:
+    with Stubber(cloud.quotas) as stub:
+        stub.add_response(
+            "get_service_quota", {"Quota": {"Value": value}}, {"ServiceCode": "ec2", "QuotaCode": "L-1216C47A"}
+        )
+        (found,) = preflight.quota(InfraSettings(), cloud)
+    assert found.stops is stops
+    assert words in found.words
+
+
+def test_gpus_and_spot_count_against_quotas_of_their_own(cloud: Aws) -> None:
+    with Stubber(cloud.quotas) as stub:
+        stub.add_response(
+            "get_service_quota", {"Quota": {"Value": 100.0}}, {"ServiceCode": "ec2", "QuotaCode": "L-1216C47A"}
+        )
+        stub.add_response(
+            "get_service_quota", {"Quota": {"Value": 0.0}}, {"ServiceCode": "ec2", "QuotaCode": "L-3819A6DF"}
+        )
+        (found,) = preflight.quota(InfraSettings(accelerator="gpu", spot="true"), cloud)
+    assert "spot G and VT instances (L-3819A6DF) is 0, the nodes at first need 8 (g6.xlarge)" in found.words
+
+
+def test_a_quota_that_cannot_be_read_is_only_a_note(cloud: Aws) -> None:
+    (found,) = preflight.quota(InfraSettings(), cloud)
+    assert not found.stops
+    assert "see that it is at least 22" in found.words
+
+
+def test_a_version_out_of_standard_support_is_refused_with_those_in_it(cloud: Aws) -> None:
+    versions = [
+        {"clusterVersion": "1.36", "versionStatus": "STANDARD_SUPPORT"},
+        {"clusterVersion": "1.35", "versionStatus": "EXTENDED_SUPPORT"},
+    ]
+    with Stubber(cloud.eks) as stub:
+        stub.add_response("describe_cluster_versions", {"clusterVersions": versions})
+        (found,) = preflight.version(InfraSettings(), cloud)
+    assert found.words == "KUBERNETES_VERSION='1.35' is extended support; in standard support are 1.36"
+
+
+def test_everything_is_printed_before_it_ends_with_status_2(
+    cloud: Aws, tools: Path, settings: InfraSettings, console: Console
+) -> None:
+    (tools / "kubectl").unlink()
+    changed = settings.model_copy(update={"az_2": "us-east-1x", "node_instance_type": "m5.enormous"})
+    with pytest.raises(UsageError, match="4 things missing, nothing was created") as raised:
+        preflight.require(changed, cloud, console)
+    assert raised.value.exit_status == 2
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert printed.count("missing  ") == 4
+    for what in (
+        "program kubectl",
+        "AZ_2='us-east-1x'",
+        "NODE_INSTANCE_TYPE='m5.enormous'",
+        "not offered in us-east-1x",
+    ):
+        assert what in printed
+
+
+@pytest.mark.parametrize(
+    ("arn", "principal"),
+    [
+        ("arn:aws:iam::1:user/me", "arn:aws:iam::1:user/me"),
+        ("arn:aws:sts::123456789012:assumed-role/Admin/me", "arn:aws:iam::123456789012:role/Admin"),
+        (
+            "arn:aws:sts::123456789012:assumed-role/AWSReservedSSO_Admin_1/me@x",
+            "arn:aws:iam::123456789012:role/aws-reserved/sso.amazonaws.com/AWSReservedSSO_Admin_1",
+        ),
+    ],
+)
+def test_a_session_is_turned_into_its_role(arn: str, principal: str) -> None:
+    assert principal_of(arn) == principal

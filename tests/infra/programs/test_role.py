@@ -1,0 +1,253 @@
+"""`make create-role`: a role that can do what the targets do to one stack, and nothing else."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.client import BaseClient
+from rich.console import Console
+
+from infra import cleanup, kubeconfig, preflight, push, role, status
+from infra.session import Aws, Caller
+from infra.settings import InfraSettings
+from infra.stack import Stack
+from infra.template import CLUSTER, Template
+
+CALLER = Caller("123456789012", "arn:aws:iam::123456789012:user/me")
+ARN = "arn:aws:iam::123456789012:role/reelscan-operator"
+# What IAM calls an action that is not called as the operation is.
+ACTIONS = {
+    "s3:ListObjectVersions": "s3:ListBucketVersions",
+    "s3:ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "s3:DeleteObjects": "s3:DeleteObject",
+    "service-quotas:GetServiceQuota": "servicequotas:GetServiceQuota",
+    "resourcegroupstaggingapi:GetResources": "tag:GetResources",
+}
+# By whom a stack of infra/cluster.yaml is made: at least these of each kind of resource.
+MAKING = {
+    "AWS::EC2::VPC": "ec2:CreateVpc ec2:DeleteVpc",
+    "AWS::EC2::Subnet": "ec2:CreateSubnet ec2:DeleteSubnet",
+    "AWS::EC2::InternetGateway": "ec2:CreateInternetGateway ec2:DeleteInternetGateway",
+    "AWS::EC2::VPCGatewayAttachment": "ec2:AttachInternetGateway ec2:DetachInternetGateway",
+    "AWS::EC2::RouteTable": "ec2:CreateRouteTable ec2:DeleteRouteTable",
+    "AWS::EC2::Route": "ec2:CreateRoute ec2:DeleteRoute",
+    "AWS::EC2::SubnetRouteTableAssociation": "ec2:AssociateRouteTable ec2:DisassociateRouteTable",
+    "AWS::EC2::EIP": "ec2:AllocateAddress ec2:ReleaseAddress",
+    "AWS::EC2::NatGateway": "ec2:CreateNatGateway ec2:DeleteNatGateway",
+    "AWS::EC2::VPCEndpoint": "ec2:CreateVpcEndpoint ec2:DeleteVpcEndpoints",
+    "AWS::EC2::SecurityGroup": "ec2:CreateSecurityGroup ec2:AuthorizeSecurityGroupIngress ec2:DeleteSecurityGroup",
+    "AWS::EC2::LaunchTemplate": "ec2:CreateLaunchTemplate ec2:DeleteLaunchTemplate ec2:RunInstances",
+    "AWS::KMS::Key": "kms:CreateKey kms:EnableKeyRotation kms:ScheduleKeyDeletion kms:CreateGrant",
+    "AWS::Logs::LogGroup": "logs:CreateLogGroup logs:PutRetentionPolicy logs:AssociateKmsKey logs:DeleteLogGroup",
+    "AWS::IAM::Role": "iam:CreateRole iam:PutRolePolicy iam:AttachRolePolicy iam:PassRole iam:DeleteRole",
+    "AWS::EKS::Cluster": "eks:CreateCluster eks:DeleteCluster",
+    "AWS::EKS::AccessEntry": "eks:CreateAccessEntry eks:AssociateAccessPolicy eks:DeleteAccessEntry",
+    "AWS::EKS::Addon": "eks:CreateAddon eks:DeleteAddon",
+    "AWS::EKS::Nodegroup": "eks:CreateNodegroup eks:DeleteNodegroup iam:CreateServiceLinkedRole",
+    "AWS::EKS::PodIdentityAssociation": "eks:CreatePodIdentityAssociation eks:DeletePodIdentityAssociation",
+    "AWS::SQS::Queue": "sqs:CreateQueue sqs:SetQueueAttributes sqs:DeleteQueue",
+    "AWS::SQS::QueuePolicy": "sqs:SetQueueAttributes",
+    "AWS::S3::Bucket": "s3:CreateBucket s3:PutEncryptionConfiguration s3:PutLifecycleConfiguration s3:DeleteBucket",
+    "AWS::S3::BucketPolicy": "s3:PutBucketPolicy s3:DeleteBucketPolicy",
+    "AWS::ECR::Repository": "ecr:CreateRepository ecr:DeleteRepository",
+    "AWS::SNS::Topic": "sns:CreateTopic sns:DeleteTopic",
+    "AWS::SNS::TopicPolicy": "sns:SetTopicAttributes",
+    "AWS::SNS::Subscription": "sns:Subscribe sns:Unsubscribe",
+    "AWS::CloudWatch::Alarm": "cloudwatch:PutMetricAlarm cloudwatch:DeleteAlarms",
+    "AWS::CloudWatch::Dashboard": "cloudwatch:PutDashboard cloudwatch:DeleteDashboards",
+    "AWS::Budgets::Budget": "budgets:ViewBudget budgets:ModifyBudget",
+    "AWS::CloudFormation::WaitConditionHandle": "",
+}
+
+
+def statements(settings: InfraSettings) -> Iterator[dict[str, Any]]:
+    for document in role.policies(settings, CALLER).values():
+        yield from document["Statement"]
+
+
+def listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def allows(settings: InfraSettings, action: str) -> bool:
+    return any(
+        fnmatch.fnmatchcase(action, pattern)
+        for statement in statements(settings)
+        if statement["Effect"] == "Allow"
+        for pattern in listed(statement["Action"])
+    )
+
+
+def test_each_policy_fits_into_what_iam_takes() -> None:
+    longest = InfraSettings(cluster_stack_name="s" * 40, cluster_name="c" * 100, region="ap-southeast-2")
+    made = role.policies(longest, CALLER)
+    assert len(made) <= 10
+    for name, document in made.items():
+        characters = len(re.sub(r"\s", "", json.dumps(document)))
+        assert characters <= role.MAX_POLICY_CHARACTERS, name
+
+
+def test_nothing_is_allowed_by_a_star_but_looking(settings: InfraSettings) -> None:
+    for statement in statements(settings):
+        for action in listed(statement["Action"]):
+            service, _, verb = action.partition(":")
+            assert verb != "*"
+            if "*" in verb:
+                assert (service, verb) in {("ec2", "Describe*"), ("s3", "GetBucket*"), ("s3", "PutBucket*")}
+        if "*" in listed(statement["Resource"]):
+            looks = all(re.match(r"\w+:(Describe|Get|List)", action) for action in listed(statement["Action"]))
+            assert looks or statement["Condition"] == {"StringEquals": {"aws:RequestTag/reelscan-stack": "reelscan"}}
+
+
+def test_what_can_be_is_narrowed_to_the_stack(settings: InfraSettings) -> None:
+    for statement in statements(settings):
+        where = json.dumps([statement["Resource"], statement.get("Condition")])
+        makes = statement["Sid"] in (
+            "Ask",
+            "Make",
+            "TagWhatIsMade",
+            "UseTheLaunchTemplates",
+            "LookUpImages",
+            "ServiceRoles",
+        )
+        assert makes or "reelscan" in where, statement["Sid"]
+
+
+def test_every_kind_of_resource_in_the_template_can_be_made_and_deleted(settings: InfraSettings) -> None:
+    kinds = {resource["Type"] for resource in Template(CLUSTER).resources.values()}
+    assert kinds <= set(MAKING)
+    lacking = [action for kind in kinds for action in MAKING[kind].split() if not allows(settings, action)]
+    assert lacking == []
+
+
+def test_no_service_is_allowed_that_the_stack_does_not_use(settings: InfraSettings) -> None:
+    services = {action.partition(":")[0] for one in statements(settings) for action in listed(one["Action"])}
+    used = {action.partition(":")[0] for actions in MAKING.values() for action in actions.split()}
+    assert services - used == {"cloudformation", "servicequotas", "tag", "autoscaling", "ssm"}
+
+
+def test_only_the_managed_policies_that_the_template_names_may_be_attached(settings: InfraSettings) -> None:
+    named = {
+        arn["Fn::Sub"].replace("${AWS::Partition}", "aws")
+        for resource in Template(CLUSTER).resources.values()
+        if resource["Type"] == "AWS::IAM::Role"
+        for arn in resource["Properties"].get("ManagedPolicyArns", [])
+    }
+    (allowed,) = [
+        one["Condition"]["ArnEquals"]["iam:PolicyARN"] for one in statements(settings) if one["Sid"] == "PoliciesOfAws"
+    ]
+    assert set(allowed) == named
+
+
+def test_roles_are_handed_to_the_services_that_need_them_alone(settings: InfraSettings) -> None:
+    passing = [one for one in statements(settings) if "iam:PassRole" in listed(one["Action"])]
+    assert len(passing) == 2
+    for one in passing:
+        services = listed(one["Condition"]["StringEquals"]["iam:PassedToService"])
+        assert set(services) <= {
+            "cloudformation.amazonaws.com",
+            "eks.amazonaws.com",
+            "pods.eks.amazonaws.com",
+            "ec2.amazonaws.com",
+        }
+
+
+def test_the_role_cannot_change_its_own_rights(settings: InfraSettings) -> None:
+    (denied,) = [one for one in statements(settings) if one["Effect"] == "Deny"]
+    assert denied["Resource"] == ARN
+    assert {"iam:PutRolePolicy", "iam:AttachRolePolicy", "iam:UpdateAssumeRolePolicy"} <= set(denied["Action"])
+    for action in ("iam:CreatePolicy", "iam:CreatePolicyVersion", "iam:SetDefaultPolicyVersion", "iam:CreateUser"):
+        assert not allows(settings, action)
+
+
+def test_cloudformation_and_who_asked_for_it_may_be_the_role(settings: InfraSettings) -> None:
+    session = Caller("123456789012", "arn:aws:sts::123456789012:assumed-role/Admin/me")
+    first, second = role.trust(settings, session)["Statement"]
+    assert first["Principal"] == {"Service": "cloudformation.amazonaws.com"}
+    assert second["Principal"] == {"AWS": "arn:aws:iam::123456789012:role/Admin"}
+
+
+def test_the_role_is_made_with_its_policies(cloud: Aws, settings: InfraSettings, console: Console) -> None:
+    role.create_role(settings, console)
+    attached = cloud.iam.list_attached_role_policies(RoleName="reelscan-operator")["AttachedPolicies"]
+    assert {one["PolicyName"] for one in attached} == set(role.policies(settings, CALLER))
+    tags = cloud.iam.list_role_tags(RoleName="reelscan-operator")["Tags"]
+    assert {"Key": "reelscan-stack", "Value": "reelscan"} in tags
+    assert f"{ARN} is made" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_once_more_changes_nothing(cloud: Aws, settings: InfraSettings) -> None:
+    assert role.apply_role(settings, cloud) == (ARN, True)
+    assert role.apply_role(settings, cloud) == (ARN, False)
+
+
+def test_rights_that_somebody_added_are_taken_away_again(cloud: Aws, settings: InfraSettings) -> None:
+    role.apply_role(settings, cloud)
+    anything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    more = cloud.iam.create_policy(PolicyName="More", PolicyDocument=json.dumps(anything))["Policy"]["Arn"]
+    cloud.iam.attach_role_policy(RoleName="reelscan-operator", PolicyArn=more)
+    other = role.trust(settings, Caller("123456789012", "arn:aws:iam::123456789012:user/somebody"))
+    cloud.iam.update_assume_role_policy(RoleName="reelscan-operator", PolicyDocument=json.dumps(other))
+    assert role.apply_role(settings, cloud) == (ARN, True)
+    attached = cloud.iam.list_attached_role_policies(RoleName="reelscan-operator")["AttachedPolicies"]
+    assert "More" not in [one["PolicyName"] for one in attached]
+    assert cloud.iam.get_role(RoleName="reelscan-operator")["Role"]["AssumeRolePolicyDocument"] == role.trust(
+        settings, cloud.caller
+    )
+
+
+def test_a_changed_policy_becomes_a_new_version_however_often(
+    cloud: Aws, settings: InfraSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(7):
+        document = {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Action": f"s3:Get{number}", "Resource": "*"}],
+        }
+        monkeypatch.setattr(role, "policies", lambda *_, document=document: {"reelscan-operator-data": document})
+        assert role.apply_role(settings, cloud)[1]
+    versions = cloud.iam.list_policy_versions(PolicyArn="arn:aws:iam::123456789012:policy/reelscan-operator-data")[
+        "Versions"
+    ]
+    assert len(versions) <= role.MAX_VERSIONS
+
+
+def test_the_role_may_do_all_that_the_targets_ask_of_aws(
+    cloud: Aws, settings: InfraSettings, small: Template, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: set[str] = set()
+    original = BaseClient._make_api_call  # type: ignore[attr-defined]
+
+    def recording(client: Any, operation: str, arguments: Any) -> Any:
+        called.add(f"{client.meta.service_model.service_name}:{operation}")
+        return original(client, operation, arguments)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", recording)
+    for module in (cleanup, push, status):
+        monkeypatch.setattr(module, "CLUSTER", small.path)
+    monkeypatch.setattr(status, "write_settings", lambda *_: "out/aws/reelscan/settings.yaml")
+    preflight.examine(settings, cloud)
+    stack = Stack(settings, cloud, small)
+    stack.apply(console)
+    stack.apply(console)
+    cloud.s3.put_object(Bucket=stack.buckets()[0], Key="a", Body=b"a")
+    called.discard("s3:PutObject")
+    cloud.s3.create_multipart_upload(Bucket=stack.buckets()[0], Key="b")
+    called.discard("s3:CreateMultipartUpload")
+    cloud.eks.create_cluster(name="reelscan", roleArn=ARN, resourcesVpcConfig={"subnetIds": ["subnet-1"]})
+    called.discard("eks:CreateCluster")
+    kubeconfig.require_cluster(settings, cloud)
+    status.status(settings, console)
+    push.has_tag(cloud, "reelscan/steps", "1")
+    push.login(cloud)
+    cloud.eks.delete_cluster(name="reelscan")
+    called.discard("eks:DeleteCluster")
+    cleanup.delete_cluster(settings.model_copy(update={"confirm": "reelscan"}), console)
+    actions = {ACTIONS.get(call, call) for call in called} - {"sts:GetCallerIdentity"}
+    assert {"cloudformation:CreateStack", "s3:ListBucketVersions", "tag:GetResources"} <= actions
+    assert [action for action in sorted(actions) if not allows(settings, action)] == []
