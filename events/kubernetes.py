@@ -7,13 +7,13 @@ of a list of Workflows only the metadata is wanted: whole, they are up to a mega
 from __future__ import annotations
 
 import json
+import urllib.parse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx2 as httpx
 from lightkube.config.client_adapter import Client, ConnectionParams
 from lightkube.config.kubeconfig import KubeConfig
-from lightkube.core.exceptions import ConfigError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from steps.errors import AccessDeniedError, KubernetesError, NotFoundError, ReelscanError, UsageError
@@ -33,7 +33,7 @@ _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=
 _PATCHES = {"merge": "application/merge-patch+json", "json": "application/json-patch+json"}
 
 
-class ConflictError(Exception):
+class ConflictError(KubernetesError):
     """The object is not as the patch supposed."""
 
 
@@ -60,7 +60,7 @@ class Namespace:
             if config is None:
                 raise UsageError("no cluster is set: set KUBECONFIG to a kubeconfig with a current context")
             self._client: httpx.Client = Client(config, ConnectionParams(timeout=httpx.Timeout(REQUEST_SECONDS)))
-        except (ConfigError, OSError, AssertionError) as error:
+        except Exception as error:  # lightkube raises another for each thing that is wrong with the file
             raise UsageError(f"no cluster can be asked ({error}); set KUBECONFIG to a kubeconfig") from error
         self.name = name or config.namespace
 
@@ -106,7 +106,9 @@ class Namespace:
             return
 
     def _path(self, kind: Kind, name: str = "") -> str:
-        return f"{_PATHS[kind]}/namespaces/{self.name}/{kind}" + (f"/{name}" if name else "")
+        # A name from outside must not become another path.
+        place = f"{_PATHS[kind]}/namespaces/{self.name}/{kind}"
+        return f"{place}/{urllib.parse.quote(name, safe='')}" if name else place
 
     def _ask(
         self, method: str, path: str, *, query: dict[str, str] | None = None, accept: str = "application/json",
@@ -115,7 +117,7 @@ class Namespace:
         retrying = Retrying(
             retry=retry_if_exception_type((_PassingError, httpx.TransportError)),
             stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential_jitter(initial=0.5, max=5.0),
+            wait=wait_exponential_jitter(max=3.0),
             reraise=True,
         )
         headers = {"Accept": accept, "Content-Type": content_type}
@@ -143,7 +145,7 @@ def _meaning(response: httpx.Response, method: str, path: str) -> ReelscanError 
         )
     if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return AccessDeniedError(f"{method} {path} is denied: {said}; check the account and its role")
-    if response.status_code in (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY):
+    if response.status_code in (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_CONTENT):
         return ConflictError(said)
     return KubernetesError(f"the Kubernetes API refused {method} {path} ({response.status_code}): {said}")
 

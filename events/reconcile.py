@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from events.dead_letters import DeadLetters, is_stray
 from events.kubernetes import ConflictError, Namespace
-from events.runs import COMPLETED_LABEL, FINALIZER, NAME_START, PHASE_LABEL, STEP, Metadata, RunObject
+from events.runs import COMPLETED_LABEL, FINALIZER, NAME_START, NEVER_BEGAN, PHASE_LABEL, STEP, Metadata, RunObject
 from steps.completed import StepError
 from steps.errors import NotFoundError, ReelscanError
 from steps.finish import TaskError, finish
@@ -147,7 +147,6 @@ class Reconciler:
         run = RunObject(document)
         if run.metadata.is_accounted or not self._is_due(run.metadata):
             return True
-        never_began = False
         if not run.metadata.has_ended and not run.metadata.is_being_deleted:
             if run.phase and not run.shutdown:
                 return True
@@ -155,14 +154,13 @@ class Reconciler:
             if run.phase:
                 # It ends now, and is reported by the next pass: a report must not come before its start.
                 return False
-            never_began = True
-        given, error = run.given(), run.error()
+            # Likewise: from now on Argo begins it no more.
+            run = self._closed(run)
+        given = run.given()
         started_at = None if run.started_at is None else run.started_at - timedelta(seconds=START_MARGIN_SECONDS)
         origin = Origin(given.received_at, metadata.name, started_at=started_at)
-        if not self._finish(given.body, given.message_id, error, origin):
+        if not self._finish(given.body, given.message_id, run.error(), origin):
             return False
-        if never_began:
-            self._close(run, error.message)
         self._release(run)
         return True
 
@@ -170,19 +168,25 @@ class Reconciler:
         """The run once it has been told to end."""
         if run.shutdown == "Terminate":
             return run
-        change = {"spec": {"shutdown": "Terminate"}}
+        change = {
+            "metadata": {"resourceVersion": run.metadata.fields["resourceVersion"]},
+            "spec": {"shutdown": "Terminate"},
+        }
         return RunObject(self._namespace.patch("workflows", run.metadata.name, change))
 
-    def _close(self, run: RunObject, message: str) -> None:
-        """Mark a run as failed that Argo could not begin: after five minutes without a phase it would make Argo's
-        controller fail its health check again and again."""
-        # Not now: what has just been reported must not look like an earlier attempt's.
+    def _closed(self, run: RunObject) -> RunObject:
+        """The run that Argo could not begin once it is marked as failed.
+
+        After five minutes without a phase it would make Argo's controller fail its health check again and again.
+        """
+        # Not now: what is reported in a moment must not look like an earlier attempt's.
         began = utc_text(run.metadata.created_at)
         labels = {PHASE_LABEL: "Failed", COMPLETED_LABEL: "true"}
-        status = {"phase": "Failed", "message": message, "startedAt": began, "finishedAt": utc_text(utc_now())}
+        status = {"phase": "Failed", "message": NEVER_BEGAN, "startedAt": began, "finishedAt": utc_text(utc_now())}
         # Only as long as nobody else has changed it: Argo may have begun it after all.
         metadata = {"labels": labels, "resourceVersion": run.metadata.fields["resourceVersion"]}
-        self._namespace.patch("workflows", run.metadata.name, {"metadata": metadata, "status": status})
+        change = {"metadata": metadata, "status": status}
+        return RunObject(self._namespace.patch("workflows", run.metadata.name, change))
 
     def _finish(self, body: bytes, message_id: str, error: StepError, origin: Origin) -> bool:
         """Report the tasks of a message that nobody has reported; gives whether all reports are on the queue."""

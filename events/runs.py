@@ -20,6 +20,7 @@ ORIGIN_LABEL = "reelscan.dev/origin"
 FROM_MESSAGE = "message"
 NAME_START = "task-"
 """Of the Workflow of a message; its id follows."""
+NEVER_BEGAN = "Argo could not begin the workflow; see its controller's log, and send the task again"
 STEP = "workflow"
 """Named as the step in what is reported of a run that could not do so itself."""
 
@@ -122,8 +123,7 @@ class RunObject:
 
     def given(self) -> GivenTask:
         """The message, as the steps of the run understand the same parameters."""
-        parameters = (self._spec.get("arguments") or {}).get("parameters") or []
-        texts = {str(p.get("name")): str(p["value"]) for p in parameters if p.get("value") is not None}
+        texts = {str(p.get("name")): str(p["value"]) for p in self._parameters if p.get("value") is not None}
         message_id = texts.get("message_id") or self.uid
         received_at = str(self.document["metadata"]["creationTimestamp"])
         body = texts.get("body")
@@ -141,23 +141,29 @@ class RunObject:
     def error(self) -> StepError:
         """Why the run, which has ended, is being deleted or never began, has not reported its tasks."""
         message = str(self._status.get("message", ""))
-        # One that never began may have been told to end by an earlier pass.
-        if self.shutdown and self.phase:
+        # One that never began has been told to end too.
+        if message == NEVER_BEGAN or not (self.phase or self.metadata.is_being_deleted):
+            return StepError.make("internal", NEVER_BEGAN, STEP)
+        if self.shutdown:
             return StepError.make("stopped", f"the run was told to end ({self.shutdown})", STEP)
         if _OVERDUE.search(message):
             return StepError.make("timeout", f"the run took longer than it may: {message}", STEP)
         if self.metadata.has_ended:
             told = f": {message}" if message else ""
             return StepError.make("internal", f"the run ended as {self.phase} and could not report{told}", STEP)
-        if self.metadata.is_being_deleted:
-            return StepError.make("deleted", "the workflow was deleted before it had ended", STEP)
-        return StepError.make(
-            "internal", "Argo could not begin the workflow; see its controller's log, and send the task again", STEP
-        )
+        return StepError.make("deleted", "the workflow was deleted before it had ended", STEP)
+
+    @property
+    def _parameters(self) -> list[dict[str, Any]]:
+        """Of the arguments, as far as they are any: what is wrong with a Workflow may be wrong with these."""
+        arguments = self._spec.get("arguments")
+        parameters = arguments.get("parameters") if isinstance(arguments, dict) else None
+        return [p for p in parameters if isinstance(p, dict)] if isinstance(parameters, list) else []
 
     @property
     def _spec(self) -> dict[str, Any]:
-        return self.document.get("spec") or {}
+        spec = self.document.get("spec")
+        return spec if isinstance(spec, dict) else {}
 
     @property
     def _status(self) -> dict[str, Any]:

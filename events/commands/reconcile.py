@@ -60,14 +60,7 @@ def reconcile(*, namespace: str | None, own_created_at: str | None, figures_fold
     with Namespace(namespace) as cluster:
         results = open_store(settings.results, settings)
         # Told at once: a pass may be ended before its end.
-        report = Reconciler(
-            cluster,
-            settings,
-            Queues(settings),
-            results,
-            created_at,
-            told=lambda found: click.echo(json.dumps(asdict(found))),
-        ).reconcile()
+        report = Reconciler(cluster, settings, Queues(settings), results, created_at, told=_tell_finding).reconcile()
     _tell(report, figures_folder)
 
 
@@ -89,7 +82,7 @@ def _tell(report: Report, figures_folder: Path | None) -> None:
         figures_folder.mkdir(parents=True, exist_ok=True)
         for name, value in figures.items():
             (figures_folder / name).write_text(str(value))
-    for failure in report.failures:
+    for failure in report.failures[1:]:
         click.echo(f"reelscan: {failure}", err=True)
     if report.failures:
         raise report.failures[0]

@@ -24,7 +24,7 @@ from tests.cluster.accounts import (
 )
 from tests.cluster.traffic import Expectation, Sent, failed, succeeded
 from tests.cluster.turns import most_at_a_time, overtaken
-from tests.cluster.upsets import AWS_HANGS, Upset
+from tests.cluster.upsets import AWS_HANGS, AWS_REFUSES, CONTROLLER, STEP, Upset
 
 WRITTEN_AT = 1000.0
 GOOD, BAD, SECOND = "m-good", "m-bad", "m-two-1"
@@ -84,9 +84,10 @@ class Books:
         data = next(m.data for m in self.received if json.loads(m.data)["task_id"] == task_id)
         self.received.append(Received(data, WRITTEN_AT + after_seconds))
 
-    def hit(self, name: str, after_seconds: float, lasting_seconds: float = 5.0) -> None:
-        """Something was hit."""
-        self.upsets.append(Upset(name, WRITTEN_AT + after_seconds, {}, {}, lasting_seconds))
+    def hit(self, name: str, after_seconds: float, lasting_seconds: float = 5.0, *, of: str = "") -> None:
+        """Something was hit; of a step, the pod of a message's run."""
+        before = {"pod": f"task-{of}-detect-123"} if of else {"s3": "answers"}
+        self.upsets.append(Upset(name, WRITTEN_AT + after_seconds, before, {}, lasting_seconds))
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def change_entry(books: Books) -> None:
 
 def contradict(books: Books) -> None:
     books.ledger[f"{GOOD}.1.resend-1"] = LedgerObject(WRITTEN_AT)
-    books.hit("step", 1)
+    books.hit(STEP, 1, of=GOOD)
     changed = message(GOOD, books.sent[0].expected[GOOD], wall_seconds=2.0)
     books.received.append(Received(changed, WRITTEN_AT + 3))
 
@@ -271,11 +272,11 @@ def test_whatever_is_wrong_is_a_problem(books: Books, spoil: Callable[[Books], N
     assert any(found.startswith(problem) for found in problems), problems
 
 
-def test_a_double_is_allowed_when_it_was_sent_in_its_turn_after_something_was_hit(books: Books) -> None:
+def test_a_double_is_allowed_when_it_was_sent_in_its_turn_after_its_pod_was_deleted(books: Books) -> None:
     books.double(BAD, 125)
     books.dead_letters.append(replace(books.dead_letters[0], at=WRITTEN_AT + 126))
     books.ledger[f"{BAD}.1.resend-1"] = LedgerObject(WRITTEN_AT + 124)
-    books.hit("step", 1)
+    books.hit(STEP, 1, of=BAD)
 
     accounts = books.balance()
     assert accounts.problems == []
@@ -294,33 +295,66 @@ def test_a_double_is_allowed_when_an_answer_of_sqs_may_have_been_lost(books: Boo
     assert accounts.doubled == ["2 times the completed message of m-good: the answer was lost, during aws hang"]
 
 
+def test_a_double_of_a_record_is_excused_by_its_messages_run(books: Books) -> None:
+    books.double(SECOND, 125)
+    books.ledger[f"{SECOND}.1.resend-1"] = LedgerObject(WRITTEN_AT + 124)
+    books.hit(STEP, 1, of="m-two")
+
+    assert books.balance().problems == []
+
+
+NOTHING = "while nothing of it was hit"
+
+
 @pytest.mark.parametrize(
-    ("hit_after", "resends", "fifo", "problem"),
+    ("name", "of", "hit_after", "resends", "fifo", "problem"),
     [
-        (1, 0, False, "of which 0 were sent again in their turn, after step"),
-        (130, 1, False, "s after its entry, while nothing was hit"),
-        (-20, 1, False, "s after its entry, while nothing was hit"),
-        (None, 1, False, "s after its entry, while nothing was hit"),
-        (1, 1, True, ", on a FIFO queue"),
+        (STEP, GOOD, 1, 0, False, "of which 0 were sent again in their turn, after step"),
+        # It was up again before its task was reported, or marked as sent long before it was hit.
+        (STEP, GOOD, -20, 1, False, NOTHING),
+        (STEP, GOOD, 31, 1, False, NOTHING),
+        (STEP, GOOD, 130, 1, False, NOTHING),
+        # Another's pod.
+        (STEP, BAD, 1, 1, False, NOTHING),
+        (STEP, f"{GOOD}er", 1, 1, False, NOTHING),
+        # Neither reports a task.
+        (CONTROLLER, "", 1, 1, False, NOTHING),
+        ("sensor", "", 1, 1, False, NOTHING),
+        (AWS_REFUSES, "", -20, 1, False, NOTHING),
+        (AWS_HANGS, "", 130, 1, False, NOTHING),
+        (None, "", 0, 1, False, NOTHING),
+        (STEP, GOOD, 1, 1, True, ", on a FIFO queue"),
     ],
 )
 def test_any_other_double_is_a_problem(
-    books: Books, hit_after: float | None, resends: int, fifo: bool, problem: str
+    books: Books, name: str | None, of: str, hit_after: float, resends: int, fifo: bool, problem: str
 ) -> None:
     books.fifo = fifo
     books.double(GOOD, 125)
     for number in range(resends):
         books.ledger[f"{GOOD}.1.resend-{number + 1}"] = LedgerObject(WRITTEN_AT + 124)
-    if hit_after is not None:
-        books.hit("step", hit_after)
+    if name is not None:
+        books.hit(name, hit_after, of=of)
 
     (found,) = books.balance().problems
     assert found.startswith("2 times the completed message of m-good")
     assert found.endswith(problem)
 
 
-def test_more_doubles_than_turns_are_a_problem(books: Books) -> None:
-    books.hit("step", 1)
+def test_each_hit_excuses_one_double(books: Books) -> None:
+    books.hit(STEP, 1, of=GOOD)
+    for number in (1, 2):
+        books.ledger[f"{GOOD}.1.resend-{number}"] = LedgerObject(WRITTEN_AT + 120 * number)
+        books.double(GOOD, 120 * number + 1)
+
+    assert books.balance().problems == ["3 times the completed message of m-good, but it was hit 1 times: step"]
+    books.hit(AWS_HANGS, 100, 60)
+    assert books.balance().problems == []
+
+
+def test_more_doubles_than_turns_and_lost_answers_are_a_problem(books: Books) -> None:
+    for after_seconds in (1, 10):
+        books.hit(STEP, after_seconds, of=GOOD)
     books.ledger[f"{GOOD}.1.resend-1"] = LedgerObject(WRITTEN_AT + 124)
     books.double(GOOD, 125)
     books.double(GOOD, 126)
@@ -334,7 +368,7 @@ def test_a_dead_letter_may_be_doubled_beside_a_fifo_queue(books: Books) -> None:
     books.fifo = True
     books.dead_letters.append(replace(books.dead_letters[0], at=WRITTEN_AT + 126))
     books.ledger[f"{BAD}.1.resend-1"] = LedgerObject(WRITTEN_AT + 124)
-    books.hit("sensor", 1)
+    books.hit(STEP, 1, of=BAD)
 
     assert books.balance().problems == []
 

@@ -39,6 +39,8 @@ class FakeCluster:
     said: list[str] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
     aws: str = ANSWERS
+    deaf: tuple[str, ...] = ()
+    """Services that answer whatever they are told."""
 
     def component_pods(self, component: str) -> list[dict[str, Any]]:
         return [pod(component, self.numbers.get(component, 0))]
@@ -49,6 +51,9 @@ class FakeCluster:
 
     def kubectl(self, *_words: str) -> str:
         return ""
+
+    def ask(self) -> dict[str, str]:
+        return {service: ANSWERS if service in self.deaf else self.aws for service in ("s3", "sqs")}
 
     def command(self, *words: str) -> str:
         self.said.append(" ".join(words))
@@ -69,7 +74,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCluster:
     monkeypatch.setattr(faults, "LOG", tmp_path / "faults.jsonl")
     monkeypatch.setattr(upsets, "AWS_SECONDS", 0.01)
     monkeypatch.setattr(upsets, "GAP_SECONDS", 0.0)
-    monkeypatch.setattr(upsets, "ask_s3", lambda: made.aws)
+    monkeypatch.setattr(upsets, "ask_aws", made.ask)
     return made
 
 
@@ -91,9 +96,10 @@ def test_all_are_hit_and_logged_with_what_was_there_before_and_after(cluster: Fa
     assert sorted(upset.name for upset in made.done) == sorted(names)
     for upset in made.done:
         if upset.loses_answers:
-            assert upset.before == {"s3": ANSWERS}
-            assert upset.after["s3"] == ANSWERS
-            assert upset.after["meanwhile"] == upset.after["at_the_end"] == upset.name.removeprefix("aws ")
+            assert upset.before == {"s3": ANSWERS, "sqs": ANSWERS}
+            assert {service: upset.after[service] for service in ("s3", "sqs")} == upset.before
+            away = dict.fromkeys(("s3", "sqs"), upset.name.removeprefix("aws "))
+            assert upset.after["meanwhile"] == upset.after["at_the_end"] == away
         else:
             assert upset.before["uid"] != upset.after["uid"]
             assert upset.before["containers"] == {"main": {"running": {}}}
@@ -113,13 +119,28 @@ def test_aws_is_restored_when_the_sending_fails(cluster: FakeCluster) -> None:
     assert made.done == []
 
 
-def test_a_hit_that_fails_ends_the_sending(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upsets, "ask_s3", lambda: ANSWERS)
+@pytest.mark.parametrize(("deaf", "said"), [("s3", "S3"), ("sqs", "SQS")])
+def test_a_hit_that_fails_ends_the_sending(cluster: FakeCluster, deaf: str, said: str) -> None:
+    cluster.deaf = (deaf,)
 
-    with pytest.raises(AssertionError, match="S3 answers although it was told to hang"):
+    with pytest.raises(AssertionError, match=f"{said} answers although it was told to hang"):
         hit(cluster, (AWS_HANGS,))
 
     assert cluster.aws == ANSWERS
+
+
+def test_what_answers_before_the_minute_is_over_was_not_hit(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_and_recover() -> dict[str, str]:
+        said = cluster.ask()
+        cluster.aws = ANSWERS
+        return said
+
+    monkeypatch.setattr(upsets, "ask_aws", ask_and_recover)
+
+    with pytest.raises(AssertionError, match="S3 answers although it was told to refuse"):
+        hit(cluster, (AWS_REFUSES,))
 
 
 def test_without_the_program_nothing_is_begun(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:

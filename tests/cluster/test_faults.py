@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,6 @@ from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, 
 from tests.cluster.cluster import Cluster, Run, wait_for
 from tests.cluster.coded_runs import (
     DELAY_SECONDS,
-    FPS,
-    FRAMES,
-    GROUP_FRAMES,
     Runs,
     assert_complete,
     assert_failed,
@@ -45,8 +41,8 @@ from tests.cluster.faults import (
     replace_controller,
     seeded_seconds,
 )
+from tests.cluster.traffic import write_clip
 from tests.coded import number_read
-from tests.media.writer import Video, write_video
 from workflows import WorkflowSettings, objects
 
 pytestmark = pytest.mark.cluster
@@ -70,13 +66,7 @@ ATTEMPTS_BY_EXIT_STATUS = {1: 1, 2: 1, 3: 1, 4: 4, 143: 4, 137: 2}
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each picture shows its number; a keyframe every two seconds."""
-    path = tmp_path_factory.mktemp("clip") / "coded.mp4"
-    options = {"g": str(GROUP_FRAMES), "keyint_min": str(GROUP_FRAMES), "sc_threshold": "0"}
-    write_video(
-        path,
-        Video(encoder="libx264", numbers=range(FRAMES), fps=Fraction(FPS), width=128, height=64, options=options),
-    )
-    return path
+    return write_clip(tmp_path_factory.mktemp("clip") / "coded.mp4")
 
 
 # Pods that die

@@ -82,6 +82,8 @@ class Upsets:
 
     def __init__(self, cluster: EventsCluster, names: Sequence[str], *, messages: int, seed: str) -> None:
         self.done: list[Upset] = []
+        self.missed: list[Upset] = []
+        """Deletions of step pods that had done their work: they count for nothing, but may have made doubles."""
         self.aws = threading.Lock()
         """Held by whoever asks S3 or SQS for something, and while these do not answer."""
         self._cluster = cluster
@@ -183,7 +185,9 @@ class Upsets:
             )
             if isinstance(new, dict):
                 return Upset(STEP, at, seen(target), seen(new), time.time() - at)
-            log(upset=STEP, seed=self._seed, before=seen(target), after="it had done its work; another is chosen")
+            # It had done its work; another is chosen.
+            self.missed.append(Upset(STEP, at, seen(target), {"ended": run}, time.time() - at))
+            log(upset=STEP, seed=self._seed, before=seen(target), after={"ended": run})
         raise AssertionError(f"{_STEP_TRIES} step pods had done their work when they were hit")
 
     def _steps(self) -> list[Pod]:
@@ -216,19 +220,19 @@ class Upsets:
         """S3 and SQS refuse, or hang, for a minute."""
         program = os.environ["CLUSTER_AWS"]
         with self.aws:
-            before = wait_for("S3 to answer", lambda: ask_s3() == ANSWERS and ANSWERS, READY_SECONDS)
+            before = wait_for("S3 and SQS to answer", all_answer, READY_SECONDS)
             at = time.time()
             try:
                 self._cluster.command(program, name.removeprefix("aws "))
-                meanwhile = ask_s3()
-                assert meanwhile != ANSWERS, f"S3 answers although it was told to {name.removeprefix('aws ')}"
+                meanwhile = ask_aws()
+                assert_away(name, meanwhile)
                 self._stopped.wait(AWS_SECONDS)
-                still = ask_s3()
+                still = ask_aws()
+                assert_away(name, still)
             finally:
                 self._cluster.command(program, _END_OF_AWS[name])
-            after = wait_for("S3 to answer again", lambda: ask_s3() == ANSWERS and ANSWERS, READY_SECONDS)
-        faulty = {"s3": after, "meanwhile": meanwhile, "at_the_end": still}
-        return Upset(name, at, {"s3": before}, faulty, time.time() - at)
+            after = wait_for("S3 and SQS to answer again", all_answer, READY_SECONDS)
+        return Upset(name, at, before, {**after, "meanwhile": meanwhile, "at_the_end": still}, time.time() - at)
 
     # All
 
@@ -241,15 +245,32 @@ class Upsets:
         self._cluster.command("kubectl", *place, *words)
 
 
-def ask_s3() -> str:
-    """ANSWERS, or what kept it from that."""
+def ask_aws() -> dict[str, str]:
+    """Of S3 and of SQS ANSWERS, or what kept it from that."""
     config = Config(connect_timeout=1, read_timeout=3, retries={"total_max_attempts": 1})
-    try:
-        # A session of its own: boto3's default one is not for several threads.
-        boto3.Session().client("s3", config=config).list_buckets()
-    except BotoCoreError as error:
-        return type(error).__name__
-    return ANSWERS
+    # A session of its own: boto3's default one is not for several threads.
+    session = boto3.Session()
+    said = {}
+    for service, question in (("s3", "list_buckets"), ("sqs", "list_queues")):
+        try:
+            getattr(session.client(service, config=config), question)()
+        except BotoCoreError as error:
+            said[service] = type(error).__name__
+        else:
+            said[service] = ANSWERS
+    return said
+
+
+def all_answer() -> dict[str, str] | None:
+    """What they say once both answer."""
+    said = ask_aws()
+    return said if set(said.values()) == {ANSWERS} else None
+
+
+def assert_away(name: str, said: dict[str, str]) -> None:
+    """Neither may answer."""
+    for service, answer in said.items():
+        assert answer != ANSWERS, f"{service.upper()} answers although it was told to {name.removeprefix('aws ')}"
 
 
 def is_ready(pod: Pod) -> bool:

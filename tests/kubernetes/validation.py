@@ -156,7 +156,7 @@ def _sensor_problems(document: Object, version: str) -> Iterator[str]:
 
 
 def _parsed(text: Any, dest: str, parameters: list[Object]) -> Any:
-    """The object of a text to which a parameter of the trigger appends a digit; what is wrong with it, if it is none."""
+    """The object of a text to which a parameter of the trigger appends a digit; what is wrong if it is none."""
     appended = any(p.get("dest") == dest and p.get("operation") == "append" for p in parameters)
     try:
         made = yaml.safe_load(f"{text}0" if appended else text)
