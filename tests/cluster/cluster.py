@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
 import yaml
+from botocore.exceptions import ClientError
 
 from steps.completed import Completed
 from workflows import WorkflowSettings, objects
@@ -208,11 +210,23 @@ class Cluster:
         """Delete all buckets and queues whose names end with the namespace's."""
         for bucket in self.s3.list_buckets()["Buckets"]:
             if bucket["Name"].endswith(f"-{self.namespace}"):
-                emptied = boto3.resource("s3").Bucket(bucket["Name"])
-                emptied.object_versions.delete()
-                emptied.delete()
+                wait_for(
+                    f"the bucket {bucket['Name']} to be empty", partial(self._remove_bucket, bucket["Name"]), 120.0
+                )
         for kind in self.queue_kinds:
             self.sqs.delete_queue(QueueUrl=self.queue_url(kind))
+
+    def _remove_bucket(self, name: str) -> bool | None:
+        """None if a pod that still ends has written to it meanwhile."""
+        bucket = boto3.resource("s3").Bucket(name)
+        bucket.object_versions.delete()
+        try:
+            bucket.delete()
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "BucketNotEmpty":
+                raise
+            return None
+        return True
 
     def upload(self, path: Path, key: str | None = None) -> str:
         """Put a video into S3; gives its key."""
@@ -298,5 +312,5 @@ def open_cluster(namespace: str, *, cluster: Cluster | None = None, **settings: 
         yield cluster
     finally:
         # Its pods write into the buckets until they are gone.
-        cluster.command("kubectl", "delete", "namespace", namespace, "--timeout=100s", check=False)
+        cluster.command("kubectl", "delete", "namespace", namespace, "--timeout=110s", check=False)
         cluster.remove_storage()

@@ -118,15 +118,15 @@ def keep_books(course: Course, folder: Path) -> tuple[Collected, Accounts]:
         wait_until_reported(cluster, sent, deadline - time.monotonic())
         wait_until_accounted(cluster, sent, ACCOUNTED_SECONDS)
         collected = collect(cluster, sent, [*upsets.done, *upsets.missed], fifo=course.fifo)
-    accounts = balance(collected)
-    print(accounts.table())  # noqa: T201 - what the test is for
-    accounts.write(
-        LOG.parent / (f"ledger-{SEED}.json" if course is LONG else f"ledger-{course.name}-{SEED}.json"),
-        seed=SEED,
-        fifo=course.fifo,
-        sent=len(sent),
-        upsets=[asdict(upset) for upset in upsets.done],
-    )
+        accounts = balance(collected)
+        print(accounts.table())  # noqa: T201 - what the test is for
+        accounts.write(
+            LOG.parent / (f"ledger-{SEED}.json" if course is LONG else f"ledger-{course.name}-{SEED}.json"),
+            seed=SEED,
+            fifo=course.fifo,
+            sent=len(sent),
+            upsets=[asdict(upset) for upset in upsets.done],
+        )
     return collected, accounts
 
 
