@@ -23,6 +23,7 @@ from tests.cluster.coded_runs import CODED, LIMITS
 from tests.cluster.collecting import collect, wait_until_accounted, wait_until_reported
 from tests.cluster.events import EventsCluster, open_events
 from tests.cluster.faults import LOG
+from tests.cluster.flights import HEAD, flights
 from tests.cluster.traffic import DEFAULT_MAX_FRAMES, Message, Sent, Traffic, upload, write_clip
 from tests.cluster.upsets import ALL, STEP, Upsets
 from workflows import WorkflowSettings
@@ -119,13 +120,15 @@ def keep_books(course: Course, folder: Path) -> tuple[Collected, Accounts]:
         wait_until_accounted(cluster, sent, ACCOUNTED_SECONDS)
         collected = collect(cluster, sent, [*upsets.done, *upsets.missed], fifo=course.fifo)
         accounts = balance(collected)
-        print(accounts.table())  # noqa: T201 - what the test is for
+        hits = flights(collected)
+        print(accounts.table(), HEAD, *(hit.line() for hit in hits), sep="\n")  # noqa: T201 - what the test is for
         accounts.write(
             LOG.parent / (f"ledger-{SEED}.json" if course is LONG else f"ledger-{course.name}-{SEED}.json"),
             seed=SEED,
             fifo=course.fifo,
             sent=len(sent),
             upsets=[asdict(upset) for upset in upsets.done],
+            flights=[asdict(hit) for hit in hits],
         )
     return collected, accounts
 
