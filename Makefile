@@ -65,7 +65,7 @@ include infra/aws.mk
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint lint-infra format ci bench bench-cluster docs test-serving test-tensorflow images lock \
+.PHONY: help install demo test lint lint-infra format ci bench bench-cluster docs test-serving test-tensorflow test-checkov images lock \
   test-images manifests submit deploy undeploy test-cluster test-ledger test-load clean
 
 help: ## list the targets
@@ -90,6 +90,9 @@ lint-infra: .venv/.installed-dev .venv-checkov/bin/checkov ## check the template
 	.venv/bin/cfn-lint --include-checks I --template infra/cluster.yaml infra/eia.yaml
 	.venv-checkov/bin/checkov --framework cloudformation --skip-download --compact --quiet \
 	  -f infra/cluster.yaml -f infra/eia.yaml
+
+test-checkov: .venv/.installed-dev .venv-checkov/bin/checkov ## test that checkov finds nothing else in infra/ (0.3 GB)
+	.venv/bin/pytest -m checkov tests/infra $(TEST_ARGS)
 
 format: .venv/.installed-dev ## rewrite the code in the project's style
 	.venv/bin/ruff check --fix-only

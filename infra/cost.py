@@ -11,7 +11,7 @@ import yaml
 from rich.table import Table
 
 from infra.command import main
-from infra.settings import InfraSettings
+from infra.settings import BUS_NODES, InfraSettings
 from infra.template import CLUSTER, Template
 from steps.errors import UsageError
 
@@ -68,11 +68,13 @@ def estimate(settings: InfraSettings, prices: dict[str, Any]) -> Estimate:
     else:
         endpoints = interface_endpoints()
         network, words = zones * endpoints * hour["interface_endpoint"], f"{endpoints} endpoints in {zones} zones"
-    nodes = standard + settings.node_volume_size * volume_hour
+    node = standard + settings.node_volume_size * volume_hour
+    # The autoscaler takes no node that a replica of the bus would have to leave.
+    nodes = max(settings.node_asg_min, BUS_NODES)
     idle = {
         "EKS control plane": hour["eks_control_plane"],
         words: network,
-        f"{settings.node_asg_min} standard nodes, {settings.node_instance_type}": settings.node_asg_min * nodes,
+        f"{nodes} standard nodes, {settings.node_instance_type}": nodes * node,
         f"{settings.inference_node_asg_min} inference nodes, {settings.inference_type}": (
             settings.inference_node_asg_min * inference
         ),

@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from images.tool import KINDS
 from infra.command import main
 from infra.session import Aws, calling, error_code, error_message
-from infra.settings import InfraSettings
+from infra.settings import BUS_NODES, InfraSettings
 from infra.template import CLUSTER, Template
 from steps.errors import ReelscanError, UsageError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TOOLS = {
     "aws": "https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html",
     "kubectl": "https://kubernetes.io/docs/tasks/tools/",
+    "git": "https://git-scm.com/downloads",
 }
 MAX_BUCKET_NAME = 63
 MAX_QUEUE_NAME = 80
@@ -64,10 +65,12 @@ class _Group:
     market: str
 
 
-def tools(_: InfraSettings) -> Iterator[Finding]:
+def tools(settings: InfraSettings) -> Iterator[Finding]:
     """Programs that the targets call."""
+    has_manifests = bool(settings.argo_workflows_manifests and settings.argo_events_manifests)
     for program, source in TOOLS.items():
-        if shutil.which(program) is None:
+        is_needed = program != "git" or not has_manifests
+        if is_needed and shutil.which(program) is None:
             yield Finding(f"the program {program} is not on the PATH; install it: {source}")
     if not any(shutil.which(kind) for kind in KINDS):
         yield Finding(f"no container tool is on the PATH, which `make images` needs; install {' or '.join(KINDS)}")
@@ -107,6 +110,16 @@ def zones(settings: InfraSettings, aws: Aws) -> Iterator[Finding]:
             yield Finding(f"AZ_{number}={zone!r} is no zone of {settings.region}; there are {', '.join(usable)}")
         elif known[zone] in ZONES_WITHOUT_EKS:
             yield Finding(f"AZ_{number}={zone!r} is {known[zone]}, where EKS is not; take one of {', '.join(usable)}")
+
+
+def room(settings: InfraSettings, _: Aws) -> Iterator[Finding]:
+    """Too few nodes for what is to run on them."""
+    if settings.node_asg_max < BUS_NODES:
+        yield Finding(
+            f"NODE_ASG_MAX={settings.node_asg_max}: `make deploy` would wait in vain, as its bus has {BUS_NODES} "
+            f"replicas, each on a standard node of its own; set it to {BUS_NODES} or more",
+            stops=False,
+        )
 
 
 def _said(error: ClientError | BotoCoreError) -> str:
@@ -237,7 +250,13 @@ def examine(settings: InfraSettings, aws: Aws) -> list[Finding]:
         # An account's number always has twelve digits, so the lengths are known.
         return [*found, Finding(str(error)), *names(settings, "0" * 12, Template(CLUSTER))]
     found += names(settings, caller.account, Template(CLUSTER))
-    checks: tuple[Callable[[InfraSettings, Aws], Iterator[Finding]], ...] = (zones, instance_types, quota, version)
+    checks: tuple[Callable[[InfraSettings, Aws], Iterator[Finding]], ...] = (
+        zones,
+        room,
+        instance_types,
+        quota,
+        version,
+    )
     for check in checks:
         try:
             found += check(settings, aws)

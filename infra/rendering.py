@@ -90,7 +90,7 @@ def render(settings: InfraSettings, place: Place | None, folder: Path) -> dict[s
         where.mkdir(parents=True, exist_ok=True)
         (where / "kustomization.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         if any(str(resource).startswith("https://") for resource in content["resources"]):
-            need("git", "https://git-scm.com/downloads; kustomize takes Argo's release by it")
+            need("git", f"{TOOLS['git']}; kustomize takes Argo's release by it")
         text = run([kubectl, "kustomize", str(where)])
         if settings.image_mirror:
             documents = [with_mirror(document, settings.image_mirror) for document in load(text)]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
@@ -131,6 +131,11 @@ class Aws:
         with calling("AWS"):
             answer = self.sts.get_caller_identity()
         return Caller(answer["Account"], answer["Arn"])
+
+    @cached_property
+    def autoscaling(self) -> Any:
+        """Auto Scaling."""
+        return self._session.client("autoscaling", config=self._config)
 
     @cached_property
     def cloudformation(self) -> CloudFormationClient:

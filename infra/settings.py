@@ -19,6 +19,8 @@ ELASTIC_INFERENCE_ENDED = (
     "ACCELERATOR=eia: Amazon Elastic Inference ended in April 2024, and nothing can be created with it; "
     "use ACCELERATOR=gpu (g5 or g6 nodes) or ACCELERATOR=cpu. infra/eia.yaml keeps its node group to be read"
 )
+BUS_NODES = 3
+"""Standard nodes that a deployment takes: each replica of its bus is on one of its own (events/base/bus.yaml)."""
 FIXED_VISIBILITY_SECONDS = 120
 MAX_VISIBILITY_SECONDS = 43200
 _GPU_FAMILIES = ("g4dn", "g5", "g6", "g6e")

@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 from infra import preflight
 from infra.command import main
+from infra.nodes import REBALANCING, stop_rebalancing
 from infra.outputs import outputs, write_settings
 from infra.progress import follow
 from infra.role import find_role
@@ -200,7 +201,17 @@ def create_cluster(settings: InfraSettings, console: Console) -> None:
     if existing is not None:
         path = write_settings(settings, existing)
         console.print(f"settings of the deployment: {path}")
+        _keep_nodes(settings, aws, outputs(existing), console)
         console.print(f"next: make update-kubeconfig install-argo push-images, then make deploy SETTINGS={path}")
+
+
+def _keep_nodes(settings: InfraSettings, aws: Aws, told: dict[str, str], console: Console) -> None:
+    """Each time, since a node group that was replaced has a new Auto Scaling group."""
+    node_group = told.get("InferenceNodeGroup")
+    # moto makes none.
+    if node_group is not None:
+        for name in stop_rebalancing(aws, settings.cluster, node_group):
+            console.print(f"{REBALANCING} is suspended for {name}: it would end running chunks")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from events.deployment import OVERLAYS
+from infra.settings import BUS_NODES
 from steps.settings import Settings
 from tests.infra.stacks import Deploy
 from tests.infra.template import INFRA, Stack
@@ -75,6 +76,15 @@ def test_event_components_go_to_standard_nodes(stack: Stack) -> None:
         selectors.append((spec.get("jetstream") or spec["template"])["nodeSelector"])
     assert len(selectors) == 3
     assert all(takes(stack.properties("StandardNodeGroup"), Placement(node_selector=s)) for s in selectors)
+
+
+def test_each_replica_of_the_bus_finds_a_standard_node_of_its_own(stack: Stack) -> None:
+    """The autoscaler brings those that are not there at first."""
+    (bus,) = [document for document in documents(BASE / "bus.yaml") if document["kind"] == "EventBus"]
+    jetstream = bus["spec"]["jetstream"]
+    (apart,) = jetstream["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert apart["topologyKey"] == "kubernetes.io/hostname"
+    assert jetstream["replicas"] == BUS_NODES <= int(stack.properties("StandardNodeGroup")["ScalingConfig"]["MaxSize"])
 
 
 def test_every_account_that_speaks_to_aws_has_a_role_and_no_other_has(deploy: Deploy) -> None:

@@ -82,7 +82,8 @@ def test_help_is_the_default_and_lists_every_target_with_one_line(checkout: Path
 def test_a_dry_run_does_nothing(target: str, checkout: Path) -> None:
     done = make(checkout, "-n", target)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in checkout.iterdir()) == ["Makefile", "pyproject.toml", "setup.py"]
+    left = sorted(str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file())
+    assert left == ["Makefile", "infra/aws.mk", "pyproject.toml", "setup.py"]
 
 
 def test_python_3_11_is_preferred_and_python3_the_fallback(checkout: Path, tools: Path) -> None:

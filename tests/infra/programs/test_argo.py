@@ -19,6 +19,7 @@ from infra.settings import InfraSettings
 from infra.stack import Stack
 from infra.template import CLUSTER, Template
 from steps.errors import UsageError
+from tests.infra.programs.conftest import write_program
 from tests.kubernetes.validation import validate
 from workflows import WorkflowSettings, objects
 
@@ -302,7 +303,7 @@ def test_without_a_mirror_nothing_is_changed() -> None:
     assert with_mirror({"image": "quay.io/x:1"}, "") == {"image": "quay.io/x:1"}
 
 
-KUBECTL = """#!/usr/bin/env python3
+KUBECTL = """\
 import os, pathlib, sys
 here = pathlib.Path(__file__).parent
 words = sys.argv[1:]
@@ -318,8 +319,7 @@ if "--context=nowhere" in words:
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What kubectl is called with, which only renders."""
-    (tmp_path / "kubectl").write_text(KUBECTL.format(kubectl=shutil.which("kubectl")))
-    (tmp_path / "kubectl").chmod(0o755)
+    write_program(tmp_path / "kubectl", KUBECTL.format(kubectl=shutil.which("kubectl")))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(install_argo, "FOLDER", tmp_path / "out")
     return tmp_path / "calls.txt"

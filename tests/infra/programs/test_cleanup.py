@@ -15,8 +15,9 @@ from infra.settings import InfraSettings
 from infra.stack import Stack
 from infra.template import Template
 from steps.errors import OutsideError, TimeLimitError, UsageError
+from tests.infra.programs.conftest import write_program
 
-KUBECTL = """#!/usr/bin/env python3
+KUBECTL = """\
 import json, pathlib, sys
 here = pathlib.Path(__file__).parent
 state = json.loads((here / "state.json").read_text())
@@ -49,8 +50,7 @@ class FakeCluster:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        (folder / "kubectl").write_text(KUBECTL)
-        (folder / "kubectl").chmod(0o755)
+        write_program(folder / "kubectl", KUBECTL)
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         self.set(
             **{

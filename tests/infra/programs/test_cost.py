@@ -21,8 +21,13 @@ def test_the_table_says_when_and_where_its_prices_were() -> None:
 
 def test_an_idle_hour_is_control_plane_network_nodes_and_volumes(settings: InfraSettings) -> None:
     disk = 100 * 0.08 / 730
-    expected = 0.10 + 0.045 + 1 * (0.096 + disk) + 2 * (0.085 + disk) + 30 * 0.08 / 730
+    expected = 0.10 + 0.045 + 3 * (0.096 + disk) + 2 * (0.085 + disk) + 30 * 0.08 / 730
     assert cost.estimate(settings, PRICES).idle_hour == pytest.approx(expected)
+
+
+def test_the_bus_keeps_three_standard_nodes_however_few_are_asked_for() -> None:
+    assert "3 standard nodes, m5.large" in cost.estimate(InfraSettings(node_asg_min=1), PRICES).idle
+    assert "4 standard nodes, m5.large" in cost.estimate(InfraSettings(node_asg_min=4, node_asg_desired=4), PRICES).idle
 
 
 def test_with_scale_to_zero_inference_nodes_cost_nothing_while_idle() -> None:

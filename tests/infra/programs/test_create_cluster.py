@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import yaml
 from botocore.stub import ANY, Stubber
 from rich.console import Console
 
-from infra import progress
+from infra import preflight, progress
+from infra import stack as stacks
+from infra.nodes import stop_rebalancing
 from infra.outputs import outputs, workflow_settings, write_settings
 from infra.session import Aws
 from infra.settings import InfraSettings
@@ -87,6 +90,80 @@ def test_what_differs_is_changed(stack: Stack, cloud: Aws, small: Template, cons
     url = cloud.sqs.get_queue_url(QueueName="task-completed-queue-reelscan")["QueueUrl"]
     attributes = cloud.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])["Attributes"]
     assert attributes == {"VisibilityTimeout": "60"}
+
+
+@pytest.fixture
+def with_node_group(small: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target works on what moto can make, and the stack tells EKS' name of the inference nodes."""
+    content = {**small.content, "Outputs": {**small.content["Outputs"], "InferenceNodeGroup": {"Value": "inference"}}}
+    small.path.write_text(json.dumps(content))
+    monkeypatch.setattr(stacks, "CLUSTER", small.path)
+    monkeypatch.setattr(preflight, "require", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+
+
+def suspended(cloud: Aws, name: str) -> list[str]:
+    (group,) = cloud.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"]
+    return [process["ProcessName"] for process in group["SuspendedProcesses"]]
+
+
+@pytest.mark.usefixtures("with_node_group")
+def test_no_instance_is_moved_to_another_zone_with_a_chunk_on_it(
+    cloud: Aws, settings: InfraSettings, inference_group: str, console: Console
+) -> None:
+    assert suspended(cloud, inference_group) == []
+    stacks.create_cluster(settings, console)
+    assert suspended(cloud, inference_group) == ["AZRebalance"]
+    assert f"AZRebalance is suspended for {inference_group}" in text(console)
+
+
+@pytest.mark.usefixtures("with_node_group")
+def test_that_is_seen_to_each_time_even_if_the_stack_is_up_to_date(
+    cloud: Aws, settings: InfraSettings, inference_group: str, console: Console
+) -> None:
+    stacks.create_cluster(settings, console)
+    # As if a new group had taken its place.
+    cloud.autoscaling.resume_processes(AutoScalingGroupName=inference_group, ScalingProcesses=["AZRebalance"])
+    for _ in range(2):
+        stacks.create_cluster(settings, console)
+        assert suspended(cloud, inference_group) == ["AZRebalance"]
+    assert text(console).count("stack reelscan is up to date") == 2
+
+
+def test_it_is_seen_to_for_every_group_of_the_inference_nodes(cloud: Aws) -> None:
+    names = ["eks-a", "eks-b"]
+    with Stubber(cloud.eks) as eks, Stubber(cloud.autoscaling) as autoscaling:
+        eks.add_response(
+            "describe_nodegroup",
+            {"nodegroup": {"resources": {"autoScalingGroups": [{"name": name} for name in names]}}},
+            {"clusterName": "clips", "nodegroupName": "inference-1"},
+        )
+        for name in names:
+            # Nothing else of the group is stopped.
+            given = {"AutoScalingGroupName": name, "ScalingProcesses": ["AZRebalance"]}
+            autoscaling.add_response("suspend_processes", {}, given)
+        assert stop_rebalancing(cloud, "clips", "inference-1") == names
+        autoscaling.assert_no_pending_responses()
+
+
+@pytest.mark.usefixtures("with_node_group")
+def test_without_the_right_to_it_the_settings_are_there_and_it_says_what_to_do(
+    cloud: Aws, settings: InfraSettings, inference_group: str, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(aws: Aws, cluster: str, node_group: str) -> list[str]:
+        with Stubber(aws.autoscaling) as stub:
+            stub.add_client_error("suspend_processes", "AccessDenied", f"not authorized on {inference_group}", 403)
+            return stop_rebalancing(aws, cluster, node_group)
+
+    monkeypatch.setattr(stacks, "stop_rebalancing", refused)
+    with pytest.raises(UsageError, match=f"node group inference of reelscan: not authorized on {inference_group}; use"):
+        stacks.create_cluster(settings, console)
+    assert Path("out/aws/reelscan/settings.yaml").is_file()
+
+
+def test_the_template_tells_the_name_of_the_inference_nodes() -> None:
+    value = Template(CLUSTER).content["Outputs"]["InferenceNodeGroup"]["Value"]
+    assert value == {"Fn::GetAtt": ["InferenceNodeGroup", "NodegroupName"]}
 
 
 def test_the_role_of_create_role_is_taken_if_it_is_there(stack: Stack, cloud: Aws, console: Console) -> None:

@@ -24,7 +24,7 @@ def words(settings: InfraSettings, aws: Aws) -> str:
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only folder of programs, with all that are needed."""
-    for name in ("aws", "kubectl", "docker"):
+    for name in ("aws", "kubectl", "git", "docker"):
         program = tmp_path / name
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
@@ -38,12 +38,21 @@ def test_nothing_is_missing_where_all_is_there(cloud: Aws, settings: InfraSettin
 
 
 def test_programs_that_are_missing_are_named_with_where_they_come_from(tools: Path, settings: InfraSettings) -> None:
-    for name in ("aws", "kubectl", "docker"):
+    for name in ("aws", "kubectl", "git", "docker"):
         (tools / name).unlink()
     found = [finding.words for finding in preflight.tools(settings)]
     assert found[0].startswith("the program aws is not on the PATH; install it: https://")
     assert found[1].startswith("the program kubectl is not on the PATH; install it: https://")
-    assert "install docker or podman or buildah" in found[2]
+    assert found[2].startswith("the program git is not on the PATH; install it: https://")
+    assert "install docker or podman or buildah" in found[3]
+
+
+def test_git_is_needed_only_to_take_argo_from_github(tools: Path) -> None:
+    (tools / "git").unlink()
+    (found,) = preflight.tools(InfraSettings(argo_workflows_manifests="argo/manifests"))
+    assert "the program git" in found.words
+    own = InfraSettings(argo_workflows_manifests="argo/manifests", argo_events_manifests="events/manifests")
+    assert list(preflight.tools(own)) == []
 
 
 def test_without_credentials_it_says_how_to_log_in_and_checks_what_needs_none(
@@ -90,6 +99,13 @@ def test_the_zone_without_eks_is_refused(cloud: Aws) -> None:
     (found,) = preflight.zones(InfraSettings(az_2=name), cloud)
     assert found.words.startswith(f"AZ_2='{name}' is use1-az3, where EKS is not; take one of ")
     assert name not in found.words.partition("take one of")[2]
+
+
+@pytest.mark.parametrize(("most", "notes"), [(2, 1), (3, 0)])
+def test_fewer_nodes_than_the_bus_has_replicas_are_told(most: int, notes: int) -> None:
+    found = list(preflight.room(InfraSettings(node_asg_max=most), Aws("us-east-1")))
+    assert [finding.stops for finding in found] == [False] * notes
+    assert all("NODE_ASG_MAX=2" in finding.words and "set it to 3 or more" in finding.words for finding in found)
 
 
 def test_an_instance_type_that_is_none_is_refused(cloud: Aws) -> None:

@@ -14,9 +14,10 @@ from infra.settings import InfraSettings
 from infra.stack import Stack
 from infra.template import CLUSTER, Template
 from steps.errors import OutsideError, UsageError
+from tests.infra.programs.conftest import write_program
 
 HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
-TOOL = """#!/usr/bin/env python3
+TOOL = """\
 import json, pathlib, sys
 here = pathlib.Path(__file__).parent
 stdin = sys.stdin.read() if "--password-stdin" in sys.argv else None
@@ -35,8 +36,7 @@ class Tool:
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder = folder
         self.path = folder / kind
-        self.path.write_text(TOOL)
-        self.path.chmod(0o755)
+        write_program(self.path, TOOL)
         self.has("reelscan/steps:1.2.3", "reelscan/serving:1.2.3")
 
     def has(self, *images: str) -> None:

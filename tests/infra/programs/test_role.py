@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from botocore.client import BaseClient
 from rich.console import Console
 
-from infra import cleanup, kubeconfig, preflight, push, role, status
+from infra import cleanup, kubeconfig, nodes, preflight, push, role, status
 from infra.session import Aws, Caller
 from infra.settings import InfraSettings
 from infra.stack import Stack
@@ -65,9 +65,9 @@ MAKING = {
 }
 
 
-def statements(settings: InfraSettings) -> Iterator[dict[str, Any]]:
-    for document in role.policies(settings, CALLER).values():
-        yield from document["Statement"]
+@functools.cache
+def statements(settings: InfraSettings) -> list[dict[str, Any]]:
+    return [one for document in role.policies(settings, CALLER).values() for one in document["Statement"]]
 
 
 def listed(value: Any) -> list[str]:
@@ -165,6 +165,63 @@ def test_the_role_cannot_change_its_own_rights(settings: InfraSettings) -> None:
         assert not allows(settings, action)
 
 
+def holds(condition: dict[str, dict[str, str]], context: dict[str, str]) -> bool:
+    """As IAM has it: a key that is not there fails, unless the operator says that it may lack."""
+    for operator, wanted in condition.items():
+        name = operator.removesuffix("IfExists")
+        assert name in ("StringEquals", "Bool"), operator
+        for key, value in wanted.items():
+            if key not in context:
+                if name == operator:
+                    return False
+            elif context[key] != value:
+                return False
+    return True
+
+
+def allowed_of_keys(settings: InfraSettings, **context: str) -> set[str]:
+    """What may be done to a key that is there."""
+    found = {key.replace("_", ":", 1) if key != "tag" else "aws:ResourceTag/reelscan-stack": value
+             for key, value in context.items()}  # fmt: skip
+    return {
+        action
+        for one in statements(settings)
+        for action in listed(one["Action"])
+        if action.startswith("kms:") and action != "kms:CreateKey" and holds(one["Condition"], found)
+    }
+
+
+def test_the_key_of_secrets_can_be_used_before_kms_goes_by_its_tag(settings: InfraSettings) -> None:
+    """EKS describes it, and makes a grant, with the rights of who makes the cluster; CloudFormation reads it back."""
+    new = allowed_of_keys(settings, aws_ViaAWSService="true")
+    assert new == {
+        "kms:CreateGrant", "kms:DescribeKey", "kms:EnableKeyRotation", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus",
+        "kms:ListResourceTags",
+    }  # fmt: skip
+    assert new < allowed_of_keys(settings, tag="reelscan")
+    assert "kms:CreateGrant" not in allowed_of_keys(settings, aws_ViaAWSService="false")
+
+
+def test_a_key_of_another_stack_is_out_of_reach(settings: InfraSettings) -> None:
+    assert allowed_of_keys(settings, tag="another", aws_ViaAWSService="true") == set()
+
+
+def test_a_key_can_be_made_only_with_the_stacks_tag(settings: InfraSettings) -> None:
+    (making,) = [one for one in statements(settings) if "kms:CreateKey" in listed(one["Action"])]
+    # CloudFormation hands on the stack's tags with the request, which asks for both rights.
+    assert set(making["Action"]) == {"kms:CreateKey", "kms:TagResource"}
+    assert holds(making["Condition"], {"aws:RequestTag/reelscan-stack": "reelscan"})
+    assert not holds(making["Condition"], {})
+
+
+def test_only_groups_of_the_own_cluster_can_be_suspended(settings: InfraSettings) -> None:
+    own = settings.model_copy(update={"cluster_name": "clips"})
+    (one,) = [one for one in statements(own) if "autoscaling:SuspendProcesses" in listed(one["Action"])]
+    # The tag that EKS gives the groups that it makes, and by which the autoscaler's role is narrowed too.
+    assert one["Condition"] == {"StringEquals": {"aws:ResourceTag/eks:cluster-name": "clips"}}
+    assert one["Resource"] == "arn:aws:autoscaling:us-east-1:123456789012:autoScalingGroup:*:autoScalingGroupName/*"
+
+
 def test_cloudformation_and_who_asked_for_it_may_be_the_role(settings: InfraSettings) -> None:
     session = Caller("123456789012", "arn:aws:sts::123456789012:assumed-role/Admin/me")
     first, second = role.trust(settings, session)["Statement"]
@@ -218,7 +275,12 @@ def test_a_changed_policy_becomes_a_new_version_however_often(
 
 
 def test_the_role_may_do_all_that_the_targets_ask_of_aws(
-    cloud: Aws, settings: InfraSettings, small: Template, console: Console, monkeypatch: pytest.MonkeyPatch
+    cloud: Aws,
+    settings: InfraSettings,
+    small: Template,
+    console: Console,
+    inference_group: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     called: set[str] = set()
     original = BaseClient._make_api_call  # type: ignore[attr-defined]
@@ -239,15 +301,17 @@ def test_the_role_may_do_all_that_the_targets_ask_of_aws(
     called.discard("s3:PutObject")
     cloud.s3.create_multipart_upload(Bucket=stack.buckets()[0], Key="b")
     called.discard("s3:CreateMultipartUpload")
-    cloud.eks.create_cluster(name="reelscan", roleArn=ARN, resourcesVpcConfig={"subnetIds": ["subnet-1"]})
-    called.discard("eks:CreateCluster")
+    assert nodes.stop_rebalancing(cloud, "reelscan", "inference") == [inference_group]
     kubeconfig.require_cluster(settings, cloud)
     status.status(settings, console)
     push.has_tag(cloud, "reelscan/steps", "1")
     push.login(cloud)
+    cloud.eks.delete_nodegroup(clusterName="reelscan", nodegroupName="inference")
     cloud.eks.delete_cluster(name="reelscan")
-    called.discard("eks:DeleteCluster")
+    called -= {"eks:DeleteNodegroup", "eks:DeleteCluster"}
     cleanup.delete_cluster(settings.model_copy(update={"confirm": "reelscan"}), console)
     actions = {ACTIONS.get(call, call) for call in called} - {"sts:GetCallerIdentity"}
-    assert {"cloudformation:CreateStack", "s3:ListBucketVersions", "tag:GetResources"} <= actions
+    assert {
+        "autoscaling:SuspendProcesses", "cloudformation:CreateStack", "s3:ListBucketVersions", "tag:GetResources",
+    } <= actions  # fmt: skip
     assert [action for action in sorted(actions) if not allows(settings, action)] == []

@@ -15,6 +15,7 @@ from infra.template import CLUSTER, Template
 from steps.errors import UsageError
 
 
+@pytest.mark.usefixtures("inference_group")
 def test_stack_cluster_nodes_queues_and_alarms_are_shown(
     cloud: Aws,
     small: Template,
@@ -25,15 +26,6 @@ def test_stack_cluster_nodes_queues_and_alarms_are_shown(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Stack(settings, cloud, small).apply(console)
-    role = cloud.iam.create_role(RoleName="eks", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
-    cloud.eks.create_cluster(
-        name="reelscan", version="1.35", roleArn=role, resourcesVpcConfig={"subnetIds": ["subnet-1"]}
-    )
-    size = {"minSize": 0, "maxSize": 6, "desiredSize": 2}
-    cloud.eks.create_nodegroup(
-        clusterName="reelscan", nodegroupName="inference", subnets=["subnet-1"], nodeRole=role,
-        scalingConfig=size,  # type: ignore[arg-type]
-    )  # fmt: skip
     url = cloud.sqs.get_queue_url(QueueName="task-queue-reelscan")["QueueUrl"]
     cloud.sqs.send_message(QueueUrl=url, MessageBody="{}")
     cloud.cloudwatch.put_metric_alarm(
