@@ -53,7 +53,7 @@ def _compile(target: Path, *arguments: str, source: str = "pyproject.toml", text
 
 def main(options: list[str]) -> None:
     """Writes the three lock files; `options` go to `uv pip compile`."""
-    _compile(BASE, "--extra=events", *options)
+    _compile(BASE, "--extra=reconcile", *options)
     shared = [f"--no-emit-package={name}" for name in locked_versions(BASE)]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as corrections:
         corrections.write(_CORRECTIONS)

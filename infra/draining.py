@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LIMIT_SECONDS = 600.0
+CALL_SECONDS = 600.0
+"""Of one call of kubectl, which waits itself for what it deletes."""
 POLL_SECONDS = 5.0
 _EVENT_KINDS = ("eventsources.argoproj.io", "sensors.argoproj.io", "eventbus.argoproj.io")
 _LISTED = 5
@@ -33,7 +35,7 @@ class Cluster:
         self._command = [need("kubectl", TOOLS["kubectl"]), f"--kubeconfig={kubeconfig}", "--request-timeout=60s"]
 
     def _kubectl(self, *arguments: str) -> str:
-        return run([*self._command, *arguments], environment=os.environ, seconds=LIMIT_SECONDS)
+        return run([*self._command, *arguments], environment=os.environ, seconds=CALL_SECONDS)
 
     def _items(self, kind: str) -> list[dict[str, Any]]:
         """All objects of a kind; none if the cluster does not know it."""

@@ -87,7 +87,6 @@ class FakeCluster:
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     monkeypatch.setattr(draining, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(draining, "LIMIT_SECONDS", 10.0)
     return FakeCluster(tmp_path, monkeypatch)
 
 
