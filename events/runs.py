@@ -26,7 +26,10 @@ STEP = "workflow"
 
 COMPLETED_LABEL = "workflows.argoproj.io/completed"
 PHASE_LABEL = "workflows.argoproj.io/phase"
-_OVERDUE = re.compile("exceeded its deadline|deadline exceeded|longer than the specified deadline|timed out", re.I)
+_OVERDUE = re.compile(
+    "exceeded its deadline|exceeded workflow deadline|deadline exceeded|longer than the specified deadline|timed out",
+    re.I,
+)
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,15 @@ _ENDED = "detect.Succeeded || detect.Failed || detect.Errored || detect.Skipped"
 _STARTED = "{{=string(int(sprig.unixEpoch(sprig.now())) - int(float(workflow.duration)) - 2)}}"
 
 # Fixed words only: what nodes say may hold anything.
-_OVERDUE = "exceeded its deadline|longer than the specified deadline|deadline exceeded|timed out"
+_STOPPED = "(shutdown|Stopped) with strategy"
+_OVERDUE = (
+    "exceeded its deadline|exceeded workflow deadline|longer than the specified deadline|deadline exceeded|timed out"
+)
 
 
 def _by_failure(stopped: str, overdue: str, otherwise: str) -> str:
     return (
-        f"{{{{=workflow.failures contains 'shutdown with strategy' ? '{stopped}' : "
+        f"{{{{=workflow.failures matches '{_STOPPED}' ? '{stopped}' : "
         f"(workflow.failures matches '{_OVERDUE}' ? '{overdue}' : '{otherwise}')}}}}"
     )
 

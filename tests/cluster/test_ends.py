@@ -106,7 +106,8 @@ def test_a_waiting_run_that_is_stopped_ends_at_once(cluster: EventsCluster, aske
             assert completed.error is not None
             assert completed.error.code == "stopped"
             assert [node for node in asked.run(name).nodes() if node.get("hostNodeName")] == []
-        cluster.argo("terminate", asked.run("holder").name)
+        # It may have ended by now.
+        cluster.argo("terminate", asked.run("holder").name, check=False)
     finally:
         limit_runs(cluster, MAX_RUNS)
 

@@ -126,6 +126,8 @@ def test_finish_has_no_pod_when_the_run_succeeded() -> None:
         ("null", "internal"),
         ('[{"message":"main: Error (exit code 4)"}]', "internal"),
         ("[{\"message\":\"workflow shutdown with strategy:  Stop\"}]", "stopped"),
+        ("[{\"message\":\"Stopped with strategy 'Stop'\"}]", "stopped"),
+        ("[{\"message\":\"retry exceeded workflow deadline 2026-01-01\"}]", "timeout"),
         ('[{"message":"Pod was active on the node longer than the specified deadline"}]', "timeout"),
         ('[{"message":"Step exceeded its deadline"}]', "timeout"),
     ],
