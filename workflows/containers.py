@@ -75,17 +75,14 @@ def step(
         inputs=[Parameter(name=parameter) for parameter in inputs or []],
         outputs=outputs or [],
         env=environment(settings),
-        env_from=[m.EnvFromSource(secret_ref=m.SecretEnvSource(name=settings.aws_secret))]
-        if settings.aws_secret
-        else None,
+        env_from=keys(settings),
         resources=requirements(resources),
         security_context=CONFINED,
         volumes=volumes(settings),
         volume_mounts=mounts(settings),
         init_containers=[model_server(settings)] if with_server else None,
         node_selector=placement.node_selector or None,
-        tolerations=[m.Toleration(**toleration.model_dump(exclude_none=True)) for toleration in placement.tolerations]
-        or None,
+        tolerations=tolerations(placement),
         annotations={"workflows.argoproj.io/progress": "0/100"},
         # Counts from when a node takes the pod. Waiting for one is limited by the Workflow's own, longer deadline: a
         # `timeout` here would replace this one, and does not end a pod that waits.
@@ -170,6 +167,18 @@ def environment(settings: WorkflowSettings) -> list[m.EnvVar]:
     if settings.aws_endpoint_url is not None:
         values["AWS_ENDPOINT_URL"] = settings.aws_endpoint_url
     return [m.EnvVar(name=name, value=value) for name, value in values.items()]
+
+
+def keys(settings: WorkflowSettings) -> list[m.EnvFromSource] | None:
+    """Variables with AWS' keys, where a Secret holds them."""
+    if not settings.aws_secret:
+        return None
+    return [m.EnvFromSource(secret_ref=m.SecretEnvSource(name=settings.aws_secret))]
+
+
+def tolerations(placement: Placement) -> list[m.Toleration] | None:
+    """Taints of nodes that do not keep a pod away."""
+    return [m.Toleration(**toleration.model_dump(exclude_none=True)) for toleration in placement.tolerations] or None
 
 
 def requirements(resources: Resources, gpus: int = 0) -> m.ResourceRequirements:

@@ -13,9 +13,11 @@ from workflows.containers import (
     WORK,
     Step,
     environment,
+    keys,
     metric_labels,
     mounts,
     requirements,
+    tolerations,
     volumes,
 )  # fmt: skip
 from workflows.settings import Resources, WorkflowSettings
@@ -79,19 +81,13 @@ def reconciler(settings: WorkflowSettings | None = None) -> CronWorkflow:
                 *environment(settings),
                 m.EnvVar(name=variable_of("task_queue"), value=settings.task_queue),
             ],
-            env_from=[m.EnvFromSource(secret_ref=m.SecretEnvSource(name=settings.aws_secret))]
-            if settings.aws_secret
-            else None,
+            env_from=keys(settings),
             resources=requirements(RESOURCES),
             security_context=CONFINED,
             volumes=volumes(settings),
             volume_mounts=mounts(settings),
             node_selector=settings.standard_nodes.node_selector or None,
-            tolerations=[
-                m.Toleration(**toleration.model_dump(exclude_none=True))
-                for toleration in settings.standard_nodes.tolerations
-            ]
-            or None,
+            tolerations=tolerations(settings.standard_nodes),
             outputs=[Parameter(name=name, value_from=m.ValueFrom(path=f"{_FIGURES}/{name}")) for name in _FIGURE_NAMES],
             metrics=m.Metrics(prometheus=_metrics(settings)),
         )
