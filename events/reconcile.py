@@ -43,8 +43,6 @@ STRAYS_MINUTES = 5
 letters from others for a moment."""
 MOST_FAILURES = 3
 """In a row, after which a pass leaves the rest to the next one: S3, SQS or Kubernetes is away."""
-START_MARGIN_SECONDS = 2
-"""As the steps have it: clocks differ, and what is reported soon after the start is this attempt's."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +155,7 @@ class Reconciler:
             # Likewise: from now on Argo begins it no more.
             run = self._closed(run)
         given = run.given()
-        started_at = None if run.started_at is None else run.started_at - timedelta(seconds=START_MARGIN_SECONDS)
-        origin = Origin(given.received_at, metadata.name, started_at=started_at)
+        origin = Origin(given.received_at, metadata.name, since=run.started_at or given.received_at)
         if not self._finish(given.body, given.message_id, run.error(), origin):
             return False
         self._release(run)
@@ -232,7 +229,9 @@ class Reconciler:
                 STEP,
             )
             received_at = datetime.fromisoformat(document["metadata"]["creationTimestamp"])
-            if not self._finish(_decoded(str(data.get("body", ""))), message_id, error, Origin(received_at)):
+            if not self._finish(
+                _decoded(str(data.get("body", ""))), message_id, error, Origin(received_at, since=received_at)
+            ):
                 return False
         self._namespace.delete("configmaps", name)
         return True

@@ -49,6 +49,9 @@ def finish(
 ) -> list[Finished]:
     """Report every task of a message as `failed`, unless the ledger has an entry of it, which is then seen to be sent.
 
+    What failed is closed then: a report of it after that is the next attempt's. What has a result stays open, since
+    `argo retry` tries again only what failed.
+
     The video is not looked at, so nothing about it can keep this from reporting. Calling again is harmless.
 
     Args:
@@ -67,13 +70,15 @@ def finish(
     plan = None if run is None else _plan_of(run)
     finished = []
     for received in parse_message(body, message_id, settings):
-        found = reporter.resume(received, wait=wait)
-        if found is not None:
-            finished.append(Finished(received, found, is_new=False))
-            continue
-        error = _error_of(received, errors, reporter)
-        outcome = reporter.report_error(received, error, plan if received.task is not None else None, wait=wait)
-        finished.append(Finished(received, outcome, is_new=outcome.state == "sent"))
+        outcome = reporter.resume(received, wait=wait)
+        is_new = False
+        if outcome is None:
+            error = _error_of(received, errors, reporter)
+            outcome = reporter.report_error(received, error, plan if received.task is not None else None, wait=wait)
+            is_new = outcome.state == "sent"
+        if outcome.state != "young" and outcome.completed.status == "failed":
+            reporter.close(received.task_id)
+        finished.append(Finished(received, outcome, is_new))
     return finished
 
 

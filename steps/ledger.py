@@ -5,6 +5,7 @@ Below the results, for attempt N of a task::
     ledger/TASK_ID.N.completed.json     the message, written once, by whoever reports first
     ledger/TASK_ID.N.resend-K           who may send it again, K counted from 1, when the one before did not end
     ledger/TASK_ID.N.sent               it is on the queue
+    ledger/TASK_ID.N.closed             the attempt failed and has ended: what is reported now belongs to the next one
 
 The outbox takes three steps: create the entry, send its bytes, create `.sent`. One who dies between two of them leaves
 an entry without `.sent`; the others wait until that is old, and then one of them goes on.
@@ -19,6 +20,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from steps.completed import Completed
@@ -36,6 +38,7 @@ _MOST_TURNS = 3
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _COMPLETED_SUFFIX = ".completed.json"
 _SENT_SUFFIX = ".sent"
+_CLOSED_SUFFIX = ".closed"
 _CLOCK_KEY = "clock"
 
 
@@ -119,6 +122,21 @@ class Ledger:
         ]
         entries = (self.entry(task_id, attempt) for attempt in sorted(attempts))
         return [entry for entry in entries if entry is not None]
+
+    def close(self, task_id: str, attempt: int) -> None:
+        """Note that an attempt has ended; the first note counts. Raises StorageError."""
+        note = json.dumps({"closed_at": utc_text(utc_now())}).encode()
+        self.store.create(self.key(task_id, attempt, _CLOSED_SUFFIX), note)
+
+    def closed_at(self, task_id: str, attempt: int) -> datetime | None:
+        """When an attempt was closed; None if it was not. Raises StorageError."""
+        key = self.key(task_id, attempt, _CLOSED_SUFFIX)
+        try:
+            return datetime.fromisoformat(json.loads(self.store.get(key).data)["closed_at"])
+        except NotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{self.store.url}{key} cannot be read: {error}") from error
 
 
 class Outbox:

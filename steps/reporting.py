@@ -7,13 +7,14 @@ Besides the entries of `steps.ledger`, for attempt N of a task::
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from steps.completed import Completed, StepError, completed_from_error, completed_from_summary
 from steps.errors import NotFoundError
-from steps.ledger import Entry, Ledger, Outbox, Outcome
+from steps.ledger import Ledger, Outbox, Outcome
 
 if TYPE_CHECKING:
     from steps.plan import Plan
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from steps.task import Received
 
 _REASON_SUFFIX = ".reason.json"
+_CREATION_PRECISION = timedelta(seconds=1)
+"""Kubernetes tells times of creation in whole seconds, rounded down."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ class Origin:
     """When the task's message was received: of a Workflow, when it was made."""
     workflow: str | None = None
     """Name of the Workflow, if there is one."""
-    attempt: int = 1
-    """Of the task, where `started_at` does not tell it."""
-    started_at: datetime | None = None
-    """When the Workflow was started, or last started again by `argo retry`: what was reported before that belongs to an
-    earlier attempt."""
+    attempt: int | None = None
+    """Of the task; None: as the ledger tells."""
+    since: datetime | None = None
+    """For those who may come when the attempt under way has been closed, as who closes it may come again: a moment
+    within it. None: whoever reports begins before that."""
 
 
 class Reporter:
@@ -57,31 +60,44 @@ class Reporter:
         self._origin = origin
         self._attempts: dict[str, int] = {}
 
+    def begin(self, tasks: Sequence[Received]) -> None:
+        """Find out which attempts are under way: of a process that outlives its workflow, those at its beginning.
+
+        Raises StorageError.
+        """
+        for received in tasks:
+            self.attempt(received.task_id)
+
     def attempt(self, task_id: str) -> int:
         """The attempt of a task that is under way, from 1. Raises StorageError."""
-        started_at = self._origin.started_at
-        if started_at is None:
+        if self._origin.attempt is not None:
             return self._origin.attempt
         if task_id not in self._attempts:
-            # Seen once: what this process reports itself must not look like an earlier attempt's.
-            self._attempts[task_id] = self._attempt_after(self._ledger.find(task_id), started_at)
+            # Looked up once: this process belongs to one attempt, whoever closes that meanwhile.
+            self._attempts[task_id] = self._attempt_under_way(task_id)
         return self._attempts[task_id]
 
-    def _attempt_after(self, entries: list[Entry], started_at: datetime) -> int:
-        """The attempt that began at a time.
+    def _attempt_under_way(self, task_id: str) -> int:
+        """The attempt after the last one that was closed.
 
-        A Workflow that `argo retry` started again keeps its name and its time of creation. One that was made anew for
-        the same message, since SQS or the bus delivered it again when the first was gone, goes on with the attempt that
-        it finds.
+        Only `argo retry` begins another, of a Workflow that has failed, and thus been closed by its exit handler or the
+        reconciler. It keeps the Workflow's name and its time of creation. A Workflow that was made anew for the same
+        message, since SQS or the bus delivered it again when the first was gone, goes on with the attempt that it finds.
         """
-        attempt = 1
-        for entry in entries:
-            completed_at = datetime.fromisoformat(entry.completed.completed_at)
-            if completed_at < self._origin.received_at:
-                attempt = entry.attempt
-            elif completed_at < started_at:
-                attempt = entry.attempt + 1
-        return attempt
+        entries = self._ledger.find(task_id)
+        if not entries:
+            return 1
+        attempt = entries[-1].attempt
+        closed_at = self._ledger.closed_at(task_id, attempt)
+        if closed_at is None or closed_at < self._origin.received_at + _CREATION_PRECISION:
+            return attempt
+        if self._origin.since is not None and self._origin.since <= closed_at:
+            return attempt
+        return attempt + 1
+
+    def close(self, task_id: str) -> None:
+        """Note that the attempt under way has failed and ended. Raises StorageError."""
+        self._ledger.close(task_id, self.attempt(task_id))
 
     def resume(self, received: Received, *, wait: bool = True) -> Outcome | None:
         """See to it that what was reported of this attempt is sent; None if nothing was reported."""

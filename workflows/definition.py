@@ -23,17 +23,14 @@ from workflows.settings import WorkflowSettings
 
 MAIN = "main"
 SINGLE = "single"
+FINISH = "finish"
+REPORT_FAILURE = "report-failure"
 FINISH_SECONDS = 600
 """For reporting a failure, which the Workflow's deadline does not end."""
 # The priority is a field of the Workflow.
 _OPTIONS = [name for name in Options.model_fields if name != "priority"]
 _RUN_SECONDS = [m.Amount(root=seconds) for seconds in (15, 30, 60, 120, 300, 600, 1800, 3600, 10800, 21600)]
 _ENDED = "detect.Succeeded || detect.Failed || detect.Errored || detect.Skipped"
-
-# When the workflow was started, in Unix seconds: `argo retry` begins anew, and nothing else tells a pod of that. The
-# controller measures the duration a little before it makes the pod; the two seconds are more than that, and less than
-# lies between a report and a retry.
-_STARTED = "{{=string(int(sprig.unixEpoch(sprig.now())) - int(float(workflow.duration)) - 2)}}"
 
 # Fixed words only: what nodes say may hold anything.
 _STOPPED = "(shutdown|Stopped) with strategy"
@@ -47,6 +44,30 @@ def _by_failure(stopped: str, overdue: str, otherwise: str) -> str:
         f"{{{{=workflow.failures matches '{_STOPPED}' ? '{stopped}' : "
         f"(workflow.failures matches '{_OVERDUE}' ? '{overdue}' : '{otherwise}')}}}}"
     )
+
+
+def _failed_at() -> str:
+    """When the last node failed, those of the exit handler aside: after all that earlier attempts reported.
+
+    Argo gives the failures as a list in JSON, which it quotes once more: no message holds a quote that is escaped once.
+    """
+
+    def quoted(text: str) -> str:
+        return text.replace("'", r'\\"')
+
+    handler = quoted(
+        f",'templateName':'({FINISH}|{REPORT_FAILURE})','phase':'[A-Za-z]+','podName':'[^\"]+','finishedAt':'[^\"]+\""
+    )
+    time = quoted("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z'}")
+    others = f"sprig.regexReplaceAll({_literal(handler)}, workflow.failures, '')"
+    times = f"sort(concat([''], sprig.regexFindAll({_literal(time)}, {others}, -1)))"
+    return f"{{{{=sprig.substr(0, {len('2026-01-31T12:00:00Z')}, last({times}))}}}}"
+
+
+def _literal(text: str) -> str:
+    """A text in expr-lang."""
+    escaped = text.replace("\\", r"\\").replace("'", r"\'")
+    return f"'{escaped}'"
 
 
 _CODE = _by_failure("stopped", "timeout", "internal")
@@ -77,7 +98,7 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
             "`main` analyses chunks in pods of their own, `single` all in one pod.",
         },
         entrypoint=settings.entrypoint,
-        on_exit="report-failure",
+        on_exit=REPORT_FAILURE,
         arguments=parameters(),
         workflow_metadata=m.WorkflowMetadata(
             labels={"reelscan.dev/workflow": settings.name},
@@ -241,9 +262,16 @@ def _add_templates(settings: WorkflowSettings) -> None:
     )
     finish = step(
         settings,
-        "finish",
-        "finish",
-        ["finish", *task_flags(), *report_flags(), f"--code={_CODE}", f"--message={_REASON}"],
+        FINISH,
+        FINISH,
+        [
+            "finish",
+            *task_flags(),
+            *report_flags(),
+            f"--code={_CODE}",
+            f"--message={_REASON}",
+            f"--failed-at={_failed_at()}",
+        ],
         resources=settings.aggregate_resources,
         placement=settings.standard_nodes,
         work_seconds=FINISH_SECONDS,
@@ -274,7 +302,7 @@ def run_flags(settings: WorkflowSettings) -> list[str]:
 
 def report_flags() -> list[str]:
     """What each step that reports is given."""
-    return ["--workflow={{workflow.name}}", f"--workflow-started={_STARTED}"]
+    return ["--workflow={{workflow.name}}"]
 
 
 _ARTIFACTS_FLAG = f"--artifacts={WORK}/artifacts"
@@ -340,5 +368,5 @@ def _add_analyse(
 
 def _add_report_failure(finish: ContainerStep) -> None:
     """The exit handler, which has no pod when the run succeeded. A DAG here would be given up by `argo stop`."""
-    with Steps(name="report-failure"):
-        Step(name="finish", template=finish, when="{{workflow.status}} != Succeeded")
+    with Steps(name=REPORT_FAILURE):
+        Step(name=FINISH, template=finish, when="{{workflow.status}} != Succeeded")

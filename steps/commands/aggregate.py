@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 @artifacts_option
 @progress_file_option
 def aggregate(
-    *, run_url: str, plan_name: str | None, chunk_index: int | None, serving: str | None, report: bool, attempt: int,
-    workflow_started: str | None, workflow: str | None, lease_owner: str | None, artifacts_folder: Path | None,
+    *, run_url: str, plan_name: str | None, chunk_index: int | None, serving: str | None, report: bool, attempt: int | None,
+    workflow: str | None, lease_owner: str | None, artifacts_folder: Path | None,
     progress_file: Path | None, **task_arguments: str | None,
 ) -> None:  # fmt: skip
     """Check every chunk against the plan, write the result files, and send the completed message.
@@ -55,11 +55,12 @@ def aggregate(
         summary = work.summary()
         copy_artifacts(store, summary, artifacts_folder)
         completed = completed_from_summary(
-            received, summary, store, received_at=given.received_at, attempt=attempt, workflow=workflow
+            received, summary, store, received_at=given.received_at, attempt=attempt or 1, workflow=workflow
         )
         click.echo(completed.to_bytes().decode())
         return
-    reporter = open_reporter(settings, given, attempt=attempt, workflow_started=workflow_started, workflow=workflow)
+    reporter = open_reporter(settings, given, attempt=attempt, workflow=workflow)
+    reporter.begin([received])
     try:
         summary = work.summary()
         copy_artifacts(store, summary, artifacts_folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from steps.commands.flags import given_task, open_reporter, report_flags, task_flags
+from steps.commands.flags import given_task, open_reporter, report_flags, task_flags, time_of
 
 
 @click.command()
@@ -21,10 +21,16 @@ from steps.commands.flags import given_task, open_reporter, report_flags, task_f
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help='Errors as JSON, [{"code", "message", "step"}, ...], instead of --code, --message and --step.',
 )
+@click.option(
+    "--failed-at",
+    metavar="TIME",
+    help="When the last of the steps failed. If given, what was reported and ended before is left as it is, and the "
+    "next attempt reported.",
+)
 @report_flags
 def finish(
-    *, run_url: str | None, code: str, message: str, step: str, errors_file: Path | None, attempt: int,
-    workflow_started: str | None, workflow: str | None, **task_arguments: str | None,
+    *, run_url: str | None, code: str, message: str, step: str, errors_file: Path | None, failed_at: str | None, attempt: int | None,
+    workflow: str | None, **task_arguments: str | None,
 ) -> None:  # fmt: skip
     """Report every task of a message as failed, unless it has been reported already. Harmless to repeat."""
     from steps.completed import StepError
@@ -47,7 +53,9 @@ def finish(
     for step_error in told:
         if step_error.code not in ERROR_CODES:
             raise UsageError(f"code {step_error.code!r} is not known; allowed are {', '.join(ERROR_CODES)}")
-    reporter = open_reporter(settings, given, attempt=attempt, workflow_started=workflow_started, workflow=workflow)
+    reporter = open_reporter(
+        settings, given, attempt=attempt, workflow=workflow, since=time_of("--failed-at", failed_at, given.received_at)
+    )
     run = open_store(run_url, settings) if run_url else None
     errors_of_steps = [TaskError(error) for error in told]
     for finished in report(given.body, given.message_id, errors_of_steps, settings, reporter, run=run, wait=True):

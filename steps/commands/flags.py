@@ -151,7 +151,7 @@ def given_task(
     from steps.errors import UsageError
     from steps.options import parse_texts
 
-    when = _time_of("--received-at", received_at)
+    when = time_of("--received-at", received_at, datetime.now(UTC))
     if body:
         given = [name for name, value in (("--bucket", bucket), ("--object", object_), ("--id", sender_id)) if value]
         given += [flag_of(name) for name, value in options.items() if value]
@@ -203,13 +203,9 @@ def report_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     for decorator in reversed(
         (
             click.option(
-                "--attempt", type=click.IntRange(1), default=1, show_default=True, help="Attempt of the task."
-            ),
-            click.option(
-                "--workflow-started",
-                metavar="TIME",
-                help="When the workflow was started, or last retried, instead of --attempt: ISO 8601 or Unix seconds. "
-                "Each report before that was another attempt's.",
+                "--attempt",
+                type=click.IntRange(1),
+                help="Attempt of the task. Default: the one after the last that `reelscan finish` ended.",
             ),
             click.option("--workflow", metavar="NAME", help="Name of the workflow, for the completed message."),
         )
@@ -219,12 +215,12 @@ def report_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def open_reporter(
-    settings: Settings, given: GivenTask, *, attempt: int, workflow_started: str | None, workflow: str | None
+    settings: Settings, given: GivenTask, *, attempt: int | None, workflow: str | None, since: datetime | None = None
 ) -> Reporter:
-    """The reporter of `report_flags`.
+    """The reporter of `report_flags`; `since` as in `steps.reporting.Origin`.
 
     Raises:
-        UsageError: the deployment names no place for results, or no queue; or a time cannot be read.
+        UsageError: the deployment names no place for results, or no queue.
     """
     from steps.errors import UsageError
     from steps.queues import Queues
@@ -233,16 +229,16 @@ def open_reporter(
 
     if settings.results is None:
         raise UsageError("no place for the ledger is set; set REELSCAN_RESULTS to s3://BUCKET/PREFIX")
-    started_at = _time_of("--workflow-started", workflow_started) if workflow_started else None
-    origin = Origin(given.received_at, workflow or None, attempt, started_at)
+    origin = Origin(given.received_at, workflow or None, attempt, since)
     return Reporter(open_store(settings.results, settings), Queues(settings), settings, origin)
 
 
-def _time_of(flag: str, text: str | None) -> datetime:
+def time_of(flag: str, text: str | None, otherwise: datetime) -> datetime:
+    """The time that a flag gives. Raises UsageError."""
     from steps.errors import UsageError
 
     if not text:
-        return datetime.now(UTC)
+        return otherwise
     try:
         if re.fullmatch(r"[0-9]{1,11}(\.[0-9]{1,9})?", text):
             return datetime.fromtimestamp(float(text), UTC)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @artifacts_option
 @progress_file_option
 def job(
-    *, serving: str | None, processes: int, attempt: int, workflow_started: str | None, workflow: str | None,
+    *, serving: str | None, processes: int, attempt: int | None, workflow: str | None,
     lease_owner: str | None, artifacts_folder: Path | None, progress_file: Path | None, **task_arguments: str | None,
 ) -> None:  # fmt: skip
     """Plan, analyse, merge and report every task of a message, one after another, in this pod.
@@ -39,12 +39,14 @@ def job(
 
     given = given_task(**task_arguments, to_report=True)  # type: ignore[arg-type]
     settings = Settings.from_environment(serving=serving)
-    reporter = open_reporter(settings, given, attempt=attempt, workflow_started=workflow_started, workflow=workflow)
+    reporter = open_reporter(settings, given, attempt=attempt, workflow=workflow)
+    numbered = given.all_received(settings)
+    reporter.begin([received for _, received in numbered])
     progress = ProgressFile(progress_file)
     refused: list[BadInputError] = []
     failed: list[OutsideError] = []
     done = 0
-    for _, received in given.all_received(settings):
+    for _, received in numbered:
         if reporter.resume(received) is not None:
             continue
         try:

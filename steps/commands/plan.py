@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 @artifacts_option
 @progress_file_option
 def plan(
-    *, results: str | None, runs_file: Path | None, chunks_file: Path | None, report: bool, attempt: int,
-    workflow_started: str | None, workflow: str | None, artifacts_folder: Path | None, progress_file: Path | None,
+    *, results: str | None, runs_file: Path | None, chunks_file: Path | None, report: bool, attempt: int | None,
+    workflow: str | None, artifacts_folder: Path | None, progress_file: Path | None,
     **task_arguments: str | None,
 ) -> None:  # fmt: skip
     """Plan the tasks of a message: which frames are analysed, in which chunks. Prints, and writes, what is left to do.
@@ -61,16 +61,15 @@ def plan(
     settings = Settings.from_environment(results=results)
     if settings.results is None:
         raise UsageError("no place for results is set; give --results or set REELSCAN_RESULTS to s3://BUCKET/PREFIX")
-    reporter = (
-        open_reporter(settings, given, attempt=attempt, workflow_started=workflow_started, workflow=workflow)
-        if report
-        else None
-    )
+    reporter = open_reporter(settings, given, attempt=attempt, workflow=workflow) if report else None
     planning = _Planning(settings, given.message_id, reporter, artifacts_folder, ProgressFile(progress_file))
     runs: list[dict[str, Any]] = []
     refused: list[BadInputError] = []
     failed: list[OutsideError] = []
-    for number, received in given.all_received(settings):
+    numbered = given.all_received(settings)
+    if reporter is not None:
+        reporter.begin([received for _, received in numbered])
+    for number, received in numbered:
         if reporter is not None and reporter.resume(received) is not None:
             continue
         try:

@@ -121,7 +121,7 @@ def test_a_wrong_task_is_reported_once_and_not_tried_again(submitted: Mapping[st
     assert "\n" not in completed.error.message
     (pod,) = run.nodes("whole-job" if name == "text" else "plan")
     assert pod["outputs"]["exitCode"] == BAD_INPUT
-    assert set(ledger(run.cluster, task_id)) == {"1.completed.json", "1.sent"}
+    assert set(ledger(run.cluster, task_id)) == {"1.completed.json", "1.sent", "1.closed"}
     (letter,) = dead_letters(run.cluster, task_id)
     assert letter["MessageAttributes"]["code"]["StringValue"] == code
     assert letter["MessageAttributes"]["reason"]["StringValue"] == completed.error.message
@@ -231,7 +231,7 @@ def test_a_retried_run_sends_the_next_attempt_and_leaves_the_first_as_it_is(subm
     assert (second.attempt, second.status, second.error) == (2, "succeeded", None)
     assert second.workflow == run.name
     after = ledger(cluster, run.uid)
-    assert set(after) == {"1.completed.json", "1.sent", "2.completed.json", "2.sent"}
+    assert set(after) == {"1.completed.json", "1.sent", "1.closed", "2.completed.json", "2.sent"}
     assert {end: after[end] for end in before} == before
 
     # The dead letter, sent again, is the same task: the same run answers it.

@@ -239,6 +239,7 @@ def test_what_a_step_noted_goes_before_what_the_workflow_tells(api: KubernetesAp
 def test_a_retried_run_is_held_again_and_its_next_attempt_reported(api: KubernetesApi, deployment: Deployment) -> None:
     name = add_run(api, "m", phase="Running", finalizers=("other/one",))
     report(deployment, *failure(deployment.settings))
+    deployment.ledger().close("m", 1)
     found = reconcile(deployment)
     assert (found.findings, found.failures) == ([], [])
     assert finalizers(api, name) == ["other/one", FINALIZER]

@@ -41,8 +41,9 @@ class Deployment:
     def finish(self, body: bytes, *errors: TaskError, run: Store | None = None) -> list[Finished]:
         return finish(body, "message-1", errors, self.settings, self.reporter(), run=run)
 
-    def reporter(self, started_at: datetime | None = None) -> Reporter:
-        origin = Origin(received_at=RECEIVED_AT, workflow="task-x", started_at=started_at)
+    def reporter(self) -> Reporter:
+        # As the command does that is told of no node that failed.
+        origin = Origin(received_at=RECEIVED_AT, workflow="task-x", since=RECEIVED_AT)
         return Reporter(self.results, Queues(self.settings), self.settings, origin)
 
     def completed(self) -> list[dict[str, Any]]:

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from steps.aggregate import aggregate
 from steps.completed import StepError
 from steps.finish import finish
+from steps.options import OUTPUTS
 from steps.queues import Queues
 from steps.reporting import Origin, Reporter
 from steps.settings import Settings
 from steps.store import FolderStore
 from steps.task import Received, parse_message
 from tests.conftest import Aws
+from tests.steps.runs import make_run, write_shards
 
 BODY = json.dumps({"bucket": "videos", "object": "clip.mp4"}).encode()
 ERROR = StepError.make("timeout", "took too long", "detect")
@@ -31,10 +34,19 @@ class Workflow:
         self.created_at = datetime.now(UTC) - timedelta(hours=1)
         (self.received,) = parse_message(BODY, "message-1", self.settings)
 
-    def step(self, started_at: datetime | None = None, attempt: int = 1) -> Reporter:
+    def step(self, *, since: datetime | None = None, attempt: int | None = None) -> Reporter:
         """The reporter of a pod of its own."""
-        origin = Origin(self.created_at, "task-x", attempt, started_at)
+        origin = Origin(self.created_at, "task-x", attempt, since)
         return Reporter(self.store, Queues(self.settings), self.settings, origin)
+
+    def finish(self, failed_at: datetime | None = None) -> Reporter:
+        """Report what failed, as the exit handler does, by a pod of its own."""
+        reporter = self.step(since=failed_at or datetime.now(UTC))
+        finish(BODY, "message-1", [], self.settings, reporter)
+        return reporter
+
+    def attempts(self) -> list[object]:
+        return [message["attempt"] for message in self.messages()]
 
     def messages(self) -> list[dict[str, object]]:
         assert self.settings.completed_queue is not None
@@ -46,54 +58,90 @@ def workflow(aws: Aws, tmp_path: Path) -> Workflow:
     return Workflow(aws, tmp_path)
 
 
-def test_what_was_reported_since_the_workflow_started_is_this_attempt_s(workflow: Workflow) -> None:
-    started = datetime.now(UTC) - timedelta(seconds=5)
-    workflow.step(started).report_error(workflow.received, ERROR)
+def test_what_was_reported_stays_this_attempt_s_until_it_has_ended(workflow: Workflow) -> None:
+    workflow.step().report_error(workflow.received, ERROR)
 
-    later = workflow.step(started)
+    later = workflow.step()
 
     assert later.attempt("message-1") == 1
     assert later.resume(workflow.received) is not None
-    assert len(workflow.messages()) == 1
+    workflow.finish()
+    assert workflow.attempts() == [1]
 
 
 def test_a_retried_workflow_reports_the_next_attempt(workflow: Workflow) -> None:
-    workflow.step(datetime.now(UTC) - timedelta(seconds=5)).report_error(workflow.received, ERROR)
+    workflow.step().report_error(workflow.received, ERROR)
+    workflow.finish()
 
-    retried = workflow.step(datetime.now(UTC) + timedelta(seconds=1))
+    retried = workflow.step()
     assert retried.resume(workflow.received) is None
     retried.report_error(workflow.received, ERROR)
-    again = workflow.step(datetime.now(UTC) + timedelta(seconds=600))
-    again.report_error(workflow.received, ERROR)
+    workflow.finish()
+    workflow.step().report_error(workflow.received, ERROR)
 
-    assert [message["attempt"] for message in workflow.messages()] == [1, 2, 3]
+    assert workflow.attempts() == [1, 2, 3]
+
+
+def test_the_exit_handler_tells_an_attempt_in_which_no_step_came_to_report(workflow: Workflow) -> None:
+    workflow.finish()
+    workflow.finish(failed_at=datetime.now(UTC))
+    assert workflow.attempts() == [1, 2]
+
+
+def test_the_exit_handler_that_runs_again_reports_nothing_again(workflow: Workflow) -> None:
+    failed_at = datetime.now(UTC)
+    workflow.step().report_error(workflow.received, ERROR)
+    workflow.finish(failed_at)
+    workflow.finish(failed_at)
+    # Argo knew of no node that had failed.
+    workflow.finish(workflow.created_at)
+    assert workflow.attempts() == [1]
+
+
+def test_one_that_dies_before_the_attempt_is_closed_is_followed_by_one_that_closes_it(workflow: Workflow) -> None:
+    workflow.finish()
+    workflow.store.below("ledger").delete("message-1.1.closed")
+    workflow.finish()
+    assert workflow.attempts() == [1]
+    assert workflow.step().attempt("message-1") == 2
+
+
+def test_a_task_that_has_a_result_is_not_answered_again(workflow: Workflow) -> None:
+    """Another record of its message failed, and made the workflow fail."""
+    run = workflow.store.below("run")
+    plan = make_run(run, [[0, 1]])
+    write_shards(run, plan)
+    workflow.step().report_summary(workflow.received, aggregate(run, plan, OUTPUTS), run)
+    workflow.finish()
+    workflow.finish()
+    assert workflow.attempts() == [1]
 
 
 def test_a_workflow_that_is_made_anew_for_the_same_message_reports_nothing_again(workflow: Workflow) -> None:
-    started = workflow.created_at + timedelta(seconds=1)
-    workflow.step(started).report_error(workflow.received, ERROR)
-    workflow.step(datetime.now(UTC) + timedelta(seconds=1)).report_error(workflow.received, ERROR)
-    workflow.created_at = datetime.now(UTC) + timedelta(hours=1)
+    for _ in range(2):
+        workflow.step().report_error(workflow.received, ERROR)
+        workflow.finish()
+    # The time is rounded down.
+    workflow.created_at = datetime.now(UTC).replace(microsecond=0)
 
-    remade = workflow.step(workflow.created_at + timedelta(seconds=1))
+    remade = workflow.step()
 
     assert remade.attempt("message-1") == 2
     assert remade.resume(workflow.received) is not None
     remade.report_error(workflow.received, ERROR)
-    assert [message["attempt"] for message in workflow.messages()] == [1, 2]
+    assert workflow.attempts() == [1, 2]
 
 
-def test_an_attempt_stays_the_same_within_a_process_after_its_own_report(workflow: Workflow) -> None:
-    """A clock that is ahead of the workflow's must not make the process's own report an earlier attempt's."""
-    reporter = workflow.step(datetime.now(UTC) + timedelta(seconds=30))
-    reporter.report_error(workflow.received, ERROR)
+def test_a_pod_that_outlives_its_workflow_stays_within_its_attempt(workflow: Workflow) -> None:
+    late = workflow.step()
+    late.begin([workflow.received])
+    workflow.finish()
 
-    assert reporter.attempt("message-1") == 1
-    reporter.report_error(workflow.received, ERROR)
-    assert len(workflow.messages()) == 1
+    late.report_error(workflow.received, ERROR)
+    assert workflow.attempts() == [1]
 
 
-def test_without_a_start_the_attempt_is_the_one_given(workflow: Workflow) -> None:
+def test_an_attempt_that_is_given_is_taken(workflow: Workflow) -> None:
     workflow.step(attempt=4).report_error(workflow.received, ERROR)
     (message,) = workflow.messages()
     assert message["attempt"] == 4
@@ -109,18 +157,16 @@ def test_finish_reports_the_reason_that_a_step_left(workflow: Workflow) -> None:
 
 
 def test_a_reason_of_an_earlier_attempt_is_not_taken_for_this_one_s(workflow: Workflow) -> None:
-    first = workflow.step(datetime.now(UTC) - timedelta(seconds=5))
-    first.leave_reason("message-1", ERROR)
-    first.report_error(workflow.received, ERROR)
-    assert workflow.step(datetime.now(UTC) + timedelta(seconds=1)).reason("message-1") is None
+    workflow.step().leave_reason("message-1", ERROR)
+    workflow.finish()
+    assert workflow.step().reason("message-1") is None
 
 
 def test_a_record_of_a_message_has_an_attempt_of_its_own(workflow: Workflow) -> None:
-    started = datetime.now(UTC) - timedelta(seconds=5)
     other = Received("message-1-1", "{}", place=("videos", "other.mp4"))
-    workflow.step(started).report_error(workflow.received, ERROR)
+    workflow.finish()
 
-    retried = workflow.step(datetime.now(UTC) + timedelta(seconds=1))
+    retried = workflow.step()
 
     assert retried.attempt("message-1") == 2
     assert retried.attempt(other.task_id) == 1

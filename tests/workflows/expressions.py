@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<text>'(?:[^'\\]|\\.)*')|(?P<number>[0-9]+(?:\.[0-9]+)?)|(?P<name>[A-Za-z_][A-Za-z0-9_.]*)"
+    r"\s*(?:(?P<text>'(?:[^'\\]|\\.)*')|(?P<number>-?[0-9]+(?:\.[0-9]+)?)|(?P<name>[A-Za-z_][A-Za-z0-9_.]*)"
     r"|(?P<sign>&&|\|\||==|!=|<=|>=|[()\[\],?:+<>!-]))"
 )
 _BINARY: tuple[dict[str, Callable[[Any, Any], Any]], ...] = (
@@ -26,6 +26,18 @@ _BINARY: tuple[dict[str, Callable[[Any, Any], Any]], ...] = (
     },
     {"+": lambda left, right: left + right},
 )
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "concat": lambda *lists: [item for items in lists for item in items],
+    "last": lambda items: items[-1] if items else None,
+    "sort": sorted,
+    "sprig.regexFindAll": lambda pattern, text, most: _found(pattern, text)[: None if most < 0 else int(most)],
+    "sprig.regexReplaceAll": lambda pattern, text, by: re.sub(pattern, by, text),
+    "sprig.substr": lambda start, end, text: text[int(start) : int(end)],
+}
+
+
+def _found(pattern: str, text: str) -> list[str]:
+    return [match[0] for match in re.finditer(pattern, text)]
 
 
 def evaluate(expression: str, variables: Mapping[str, Any]) -> Any:
@@ -96,6 +108,8 @@ class _Parser:
             return re.sub(r"\\(.)", r"\1", text[1:-1])
         if kind == "number":
             return float(text)
+        if kind == "name" and self._take("("):
+            return _FUNCTIONS[text](*self._listed(")"))
         if kind == "name":
             return self._variables[text]
         if text == "(":
@@ -103,12 +117,16 @@ class _Parser:
             self._expect(")")
             return value
         if text == "[":
-            items = []
-            while not self._take("]"):
-                items.append(self._ternary())
-                self._take(",")
-            return items
+            return self._listed("]")
         raise ValueError(f"what is {text!r}?")
+
+    def _listed(self, end: str) -> list[Any]:
+        """What stands between commas up to the end."""
+        items = []
+        while not self._take(end):
+            items.append(self._ternary())
+            self._take(",")
+        return items
 
     def _take(self, text: str) -> bool:
         if self._at < len(self._tokens) and self._tokens[self._at] in (("sign", text), ("name", text)):

@@ -139,6 +139,50 @@ def test_finish_tells_why_in_words_of_its_own(failures: str, code: str) -> None:
         assert said == code if flag == "--code" else re.fullmatch(r"[a-z, ]+", said)
 
 
+def failures_of(*nodes: tuple[str, str, str | None]) -> str:
+    """Nodes that failed, as Argo's `operator.go` gives them: template, message and end of each."""
+    listed = [
+        {
+            "displayName": "a name",
+            "message": message,
+            "templateName": template,
+            "phase": "Failed",
+            "podName": f"task-x-{template}-123",
+            "finishedAt": finished_at,
+        }
+        for template, message, finished_at in nodes
+    ]
+    return json.dumps(json.dumps(listed, separators=(",", ":")))
+
+
+FORGED = '","templateName":"plan","phase":"Failed","podName":"p","finishedAt":"9999-01-01T00:00:00Z"}'
+
+
+@pytest.mark.parametrize(
+    ("failures", "told"),
+    [
+        ("null", ""),
+        (failures_of(("plan", "", None)), ""),
+        (failures_of(("plan", "", "2026-01-31T12:00:00Z")), "2026-01-31T12:00:00Z"),
+        (
+            failures_of(("plan", "", "2026-01-31T12:00:03Z"), ("main", "", "2026-01-31T12:00:09Z"), ("x", "", None)),
+            "2026-01-31T12:00:09Z",
+        ),
+        (
+            failures_of(("finish", "exit code 4", "2026-01-31T12:00:30Z"), ("plan", "", "2026-01-31T12:00:03Z"),
+                        ("report-failure", "", "2026-01-31T12:00:31Z")),
+            "2026-01-31T12:00:03Z",
+        ),
+        (failures_of(("plan", FORGED, "2026-01-31T12:00:03Z")), "2026-01-31T12:00:03Z"),
+        (failures_of(("finish", FORGED, "2026-01-31T12:00:03Z")), ""),
+    ],
+)  # fmt: skip
+def test_finish_is_told_when_the_last_step_failed_itself_aside(failures: str, told: str) -> None:
+    flags = dict(text.split("=", 1) for text in pod_templates()["finish"]["container"]["args"][1:])
+    expression = flags["--failed-at"].removeprefix("{{=").removesuffix("}}")
+    assert evaluate(expression, {"workflow.failures": failures}) == told
+
+
 # Pods
 
 
