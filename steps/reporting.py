@@ -82,7 +82,7 @@ class Reporter:
 
         Only `argo retry` begins another, of a Workflow that has failed, and thus been closed by its exit handler or the
         reconciler. It keeps the Workflow's name and its time of creation. A Workflow that was made anew for the same
-        message, since SQS or the bus delivered it again when the first was gone, goes on with the attempt that it finds.
+        message, since SQS or the bus delivered it again when the first was gone, goes on with the attempt it finds.
         """
         entries = self._ledger.find(task_id)
         if not entries:

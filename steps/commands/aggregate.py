@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 @artifacts_option
 @progress_file_option
 def aggregate(
-    *, run_url: str, plan_name: str | None, chunk_index: int | None, serving: str | None, report: bool, attempt: int | None,
-    workflow: str | None, lease_owner: str | None, artifacts_folder: Path | None,
+    *, run_url: str, plan_name: str | None, chunk_index: int | None, serving: str | None, report: bool,
+    attempt: int | None, workflow: str | None, lease_owner: str | None, artifacts_folder: Path | None,
     progress_file: Path | None, **task_arguments: str | None,
 ) -> None:  # fmt: skip
     """Check every chunk against the plan, write the result files, and send the completed message.

@@ -29,8 +29,8 @@ from steps.commands.flags import given_task, open_reporter, report_flags, task_f
 )
 @report_flags
 def finish(
-    *, run_url: str | None, code: str, message: str, step: str, errors_file: Path | None, failed_at: str | None, attempt: int | None,
-    workflow: str | None, **task_arguments: str | None,
+    *, run_url: str | None, code: str, message: str, step: str, errors_file: Path | None, failed_at: str | None,
+    attempt: int | None, workflow: str | None, **task_arguments: str | None,
 ) -> None:  # fmt: skip
     """Report every task of a message as failed, unless it has been reported already. Harmless to repeat."""
     from steps.completed import StepError
