@@ -6,10 +6,10 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from events.runs import NAME_START, RunObject
-from steps.errors import NotFoundError, TimeLimitError
+from events.runs import FINALIZER, NAME_START, RunObject
+from steps.errors import AccessDeniedError, NotFoundError, TimeLimitError
 
 if TYPE_CHECKING:
     from events.kubernetes import Namespace
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 STOP_SECONDS = 30.0
 """For a run to end by itself."""
+RECONCILER_SELECTOR = "app.kubernetes.io/part-of=reelscan"
+RECONCILER_END = "-reconcile"
+"""Of the reconciler's name."""
 _RECORD = re.compile(r"-[0-9]{1,3}$")
 
 
@@ -29,6 +32,8 @@ class Cancelled:
     """When it was last looked at."""
     had_ended: bool
     """Whether it had ended before, so that there was nothing to tell."""
+    is_held: bool = True
+    """Whether the reconciler reports what the run itself does not."""
 
 
 def find_run(namespace: Namespace, task_id: str) -> RunObject:
@@ -57,22 +62,42 @@ def find_run(namespace: Namespace, task_id: str) -> RunObject:
 
 
 def cancel(namespace: Namespace, run: RunObject) -> Cancelled:
-    """Tell a run to end. One that waits for its turn ends at once; the exit handler of one that runs reports it."""
+    """Tell a run to end. One that waits for its turn ends at once; the exit handler of one that runs reports it.
+
+    A run by hand, for which nothing else accounts, is handed to the reconciler if the namespace has one.
+    """
     if run.metadata.has_ended:
         return Cancelled(run.metadata.name, run.phase, had_ended=True)
     strategy = "Stop" if run.phase == "Running" else "Terminate"
-    namespace.patch("workflows", run.metadata.name, {"spec": {"shutdown": strategy}})
-    return Cancelled(run.metadata.name, run.phase, had_ended=False)
+    change: dict[str, Any] = {"spec": {"shutdown": strategy}}
+    is_held = not run.metadata.is_accounted
+    if not is_held and _has_reconciler(namespace):
+        change["metadata"] = {"uid": run.uid, "finalizers": [*run.metadata.finalizers, FINALIZER]}
+        is_held = True
+    namespace.patch("workflows", run.metadata.name, change)
+    return Cancelled(run.metadata.name, run.phase, had_ended=False, is_held=is_held)
+
+
+def _has_reconciler(namespace: Namespace) -> bool:
+    try:
+        return any(
+            str(metadata["name"]).endswith(RECONCILER_END)
+            for metadata in namespace.list_metadata("cronworkflows", RECONCILER_SELECTOR)
+        )
+    except AccessDeniedError:
+        return False
 
 
 def wait_for_end(
-    namespace: Namespace, name: str, *, timeout_seconds: float, told: Callable[[str], None] = lambda phase: None
-) -> str:
-    """Wait until a run has ended; gives its phase. One that has not after half a minute is ended by force.
+    namespace: Namespace, name: str, *, timeout_seconds: float, force: bool = True,
+    told: Callable[[str], None] = lambda phase: None,
+) -> str:  # fmt: skip
+    """Wait until a run has ended; gives its phase.
 
     `Stop` lets a run's exit handler report it, but is not noticed by one that was retried and waits for its turn.
 
     Args:
+        force: whether one that has not ended after half a minute is ended by force, without its exit handler.
         told: is given the phase each time it is looked at.
 
     Raises:
@@ -94,7 +119,7 @@ def wait_for_end(
                 f"{name} was told to end and is still {run.phase or 'not begun'} after {timeout_seconds:g} s; "
                 "see its pods, and whether Argo's controller runs"
             )
-        if not forced and time.monotonic() > began + STOP_SECONDS:
+        if force and not forced and time.monotonic() > began + STOP_SECONDS:
             namespace.patch("workflows", name, {"spec": {"shutdown": "Terminate"}})
             forced = True
         time.sleep(POLL_SECONDS)

@@ -84,10 +84,16 @@ class Deployment:
     def delete(self, seconds: float) -> None:
         """Remove everything, once the bus is empty and the runs that are under way have been accounted for."""
         self._remove(lambda kind: kind == "EventSource")
+        # Its pod may hold messages that SQS has let go of.
+        self._wait("the event source to end", seconds, lambda: not self._pods(_SOURCE))
         # The bus is asked through the API server, which its policy does not let in.
         self._remove(lambda kind: kind == "NetworkPolicy")
-        self._wait("the bus to be empty", seconds, lambda: self._on_bus() == 0)
-        self._wait("the runs to end and be accounted for", seconds, lambda: not self._unaccounted())
+        try:
+            self._wait("the bus to be empty", seconds, lambda: self._on_bus() == 0)
+            self._wait("the runs to end and be accounted for", seconds, lambda: not self._unaccounted())
+        except BaseException:
+            self._run("apply", "-f", "-", stdin=self._text(lambda kind: kind == "NetworkPolicy"))
+            raise
         self._remove(lambda kind: kind == "Sensor")
         self._remove(lambda kind: kind not in ("EventSource", "Sensor"))
 
@@ -123,9 +129,8 @@ class Deployment:
 
     def _on_bus(self) -> int:
         """Messages that the bus has not delivered, or that the Sensor has not done with; 0 if there is no bus."""
-        pods = self._kubectl("get", "pods", "-l", _BUS, "-o", "name").split()
         counts = []
-        for pod in pods:
+        for pod in self._pods(_BUS):
             path = (
                 f"/api/v1/namespaces/{self._namespace}/{pod.replace('pod/', 'pods/')}:{_MONITOR_PORT}/proxy{_STREAMS}"
             )
@@ -138,6 +143,9 @@ class Deployment:
             ]
             counts.append(sum(consumer["num_pending"] + consumer["num_ack_pending"] for consumer in consumers))
         return max(counts, default=0)
+
+    def _pods(self, selector: str) -> list[str]:
+        return self._kubectl("get", "pods", "-l", selector, "-o", "name").split()
 
     def _unaccounted(self) -> bool:
         finalizers = "custom-columns=FINALIZERS:.metadata.finalizers"

@@ -22,6 +22,7 @@ from events.runs import COMPLETED_LABEL, FINALIZER, NAME_START, NEVER_BEGAN, PHA
 from steps.completed import StepError
 from steps.errors import NotFoundError, ReelscanError
 from steps.finish import TaskError, finish
+from steps.ledger import Ledger
 from steps.reporting import Origin, Reporter
 from steps.timestamps import utc_now, utc_text
 
@@ -38,9 +39,10 @@ UNDELIVERED_SELECTOR = "reelscan.dev/undelivered=true"
 """Of the ConfigMaps by which the Sensor hands on messages of which it could not make a Workflow."""
 MOST_DEAD_LETTERS = 1000
 """Looked at in one pass."""
-STRAYS_MINUTES = 5
-"""How often the dead-letter queue is looked through, by the minute of the reconciler's own Workflow: it hides all
-letters from others for a moment."""
+STRAYS_SECONDS = 290.0
+"""Between two looks through the dead-letter queue, which hide all letters from others for a moment."""
+_STRAYS_KEY = "strays-looked-for"
+"""In the ledger, written after each look."""
 MOST_FAILURES = 3
 """In a row, after which a pass leaves the rest to the next one: S3, SQS or Kubernetes is away."""
 
@@ -92,20 +94,21 @@ class Reconciler:
         self._settings = settings
         self._queues = queues
         self._results = results
+        self._ledger = Ledger(results.below("ledger"))
         self._own_created_at = own_created_at
         self._told = told
         self._report = Report()
 
     def reconcile(self) -> Report:
         """Account for all that is due. Raises ReelscanError if not even a list can be had; see `Report.failures`."""
+        # The few first: many runs that are due may take as long as a pass has.
+        kept = [str(metadata["name"]) for metadata in self._namespace.list_metadata("configmaps", UNDELIVERED_SELECTOR)]
+        self._each(kept, self._account_undelivered)
+        self._try(self._account_strays)
         due, unheld = self._look()
         self._each(unheld, self._hold)
         settled = self._each(due, self._account)
         self._report.waiting = len(due) - settled
-        kept = [str(metadata["name"]) for metadata in self._namespace.list_metadata("configmaps", UNDELIVERED_SELECTOR)]
-        self._each(kept, self._account_undelivered)
-        if self._own_created_at is None or self._own_created_at.minute % STRAYS_MINUTES == 0:
-            self._try(self._account_strays)
         self._try(self._count)
         return self._report
 
@@ -155,8 +158,12 @@ class Reconciler:
             # Likewise: from now on Argo begins it no more.
             run = self._closed(run)
         given = run.given()
-        origin = Origin(given.received_at, metadata.name, since=run.started_at or given.received_at)
-        if not self._finish(given.body, given.message_id, run.error(), origin):
+        # One that succeeded lacks nothing, unless nobody has ever reported it.
+        started_at = run.started_at if run.phase != "Succeeded" else None
+        origin = Origin(given.received_at, metadata.name, since=started_at or given.received_at)
+        # What goes on until it is deleted must not take its own reports for those of another attempt.
+        close = run.metadata.has_ended and not run.metadata.is_being_deleted
+        if not self._finish(given.body, given.message_id, run.error(), origin, close=close):
             return False
         self._release(run)
         return True
@@ -185,10 +192,10 @@ class Reconciler:
         change = {"metadata": metadata, "status": status}
         return RunObject(self._namespace.patch("workflows", run.metadata.name, change))
 
-    def _finish(self, body: bytes, message_id: str, error: StepError, origin: Origin) -> bool:
+    def _finish(self, body: bytes, message_id: str, error: StepError, origin: Origin, *, close: bool = False) -> bool:
         """Report the tasks of a message that nobody has reported; gives whether all reports are on the queue."""
         reporter = Reporter(self._results, self._queues, self._settings, origin)
-        finished = finish(body, message_id, [TaskError(error)], self._settings, reporter)
+        finished = finish(body, message_id, [TaskError(error)], self._settings, reporter, close=close)
         for task in finished:
             completed = task.outcome.completed
             if task.is_new and completed.error is not None:
@@ -229,16 +236,14 @@ class Reconciler:
                 STEP,
             )
             received_at = datetime.fromisoformat(document["metadata"]["creationTimestamp"])
-            if not self._finish(
-                _decoded(str(data.get("body", ""))), message_id, error, Origin(received_at, since=received_at)
-            ):
+            if not self._finish(_decoded(str(data.get("body", ""))), message_id, error, Origin(received_at)):
                 return False
         self._namespace.delete("configmaps", name)
         return True
 
     def _account_strays(self) -> bool:
         """What SQS itself moved to the dead-letter queue, since nothing made a run of it."""
-        if not self._settings.dead_letter_queue:
+        if not self._settings.dead_letter_queue or not self._strays_are_due():
             return True
         failures = 0
         with DeadLetters(self._queues, self._settings.dead_letter_queue) as letters:
@@ -248,7 +253,17 @@ class Reconciler:
                     failures = failures + 1 if settled is None else 0
                 if number + 1 >= MOST_DEAD_LETTERS or failures >= MOST_FAILURES:
                     break
+        if not failures:
+            self._ledger.store.put(_STRAYS_KEY, b"")
         return True
+
+    def _strays_are_due(self) -> bool:
+        if self._own_created_at is None:
+            return True
+        try:
+            return self._ledger.age_seconds(_STRAYS_KEY) >= STRAYS_SECONDS
+        except NotFoundError:
+            return True
 
     def _settle_stray(self, letters: DeadLetters, letter: Message) -> bool:
         accounted = self._account_stray(letter)

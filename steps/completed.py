@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from steps.errors import ERROR_CODES, ReelscanError, StorageError
+from steps.errors import ERROR_CODES, BadInputError, ReelscanError, StorageError
 from steps.plan import Plan
 from steps.queues import escape_for_sqs
 from steps.results.frames import read_frames
@@ -57,6 +57,10 @@ class StepError(_Model):
     def of(cls, error: ReelscanError, step: str) -> StepError:
         """What a step raised."""
         return cls.make(error.code, str(error), step)
+
+    def refusal(self) -> BadInputError:
+        """What a step raises of a task that has been reported as failed: nothing is gained by doing it again."""
+        return BadInputError(f"{self.message} ({self.code}; the task is reported as failed)")
 
 
 class TaskPlace(_Model):

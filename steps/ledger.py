@@ -59,6 +59,15 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Closure:
+    """The end of an attempt that failed."""
+
+    closed_at: datetime
+    since: datetime | None
+    """By which whoever closed it knows the attempt again: `Origin.since` of `steps.reporting`."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of reporting a task."""
 
@@ -100,6 +109,15 @@ class Ledger:
                 f"the ledger cannot be written: {error}; or set REELSCAN_RESULTS to another place"
             ) from error
 
+    def age_seconds(self, key: str) -> float:
+        """How long an object has been there by the store's own clock, since those of machines may differ.
+
+        Raises NotFoundError, StorageError.
+        """
+        self.store.put(_CLOCK_KEY, b"")
+        age = self.store.written_at(_CLOCK_KEY) - self.store.written_at(key)
+        return max(0.0, age.total_seconds())
+
     def key(self, task_id: str, attempt: int, suffix: str) -> str:
         """Key of an object of an attempt."""
         return f"{safe_name(task_id)}.{attempt}{suffix}"
@@ -123,16 +141,18 @@ class Ledger:
         entries = (self.entry(task_id, attempt) for attempt in sorted(attempts))
         return [entry for entry in entries if entry is not None]
 
-    def close(self, task_id: str, attempt: int) -> None:
+    def close(self, task_id: str, attempt: int, since: datetime | None = None) -> None:
         """Note that an attempt has ended; the first note counts. Raises StorageError."""
-        note = json.dumps({"closed_at": utc_text(utc_now())}).encode()
-        self.store.create(self.key(task_id, attempt, _CLOSED_SUFFIX), note)
+        note = {"closed_at": utc_text(utc_now()), "since": None if since is None else utc_text(since)}
+        self.store.create(self.key(task_id, attempt, _CLOSED_SUFFIX), json.dumps(note).encode())
 
-    def closed_at(self, task_id: str, attempt: int) -> datetime | None:
-        """When an attempt was closed; None if it was not. Raises StorageError."""
+    def closure(self, task_id: str, attempt: int) -> Closure | None:
+        """How an attempt was closed; None if it was not. Raises StorageError."""
         key = self.key(task_id, attempt, _CLOSED_SUFFIX)
         try:
-            return datetime.fromisoformat(json.loads(self.store.get(key).data)["closed_at"])
+            note = json.loads(self.store.get(key).data)
+            since = None if note["since"] is None else datetime.fromisoformat(note["since"])
+            return Closure(datetime.fromisoformat(note["closed_at"]), since)
         except NotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -241,18 +261,11 @@ class Outbox:
         start = self._ledger.key(entry.task_id, entry.attempt, ".resend-")
         taken = max((int(key.removeprefix(start)) for key in self._ledger.store.list(start)), default=0)
         last = f"{start}{taken}" if taken else self._ledger.key(entry.task_id, entry.attempt, _COMPLETED_SUFFIX)
-        return taken + 1, self._resend_after_seconds - self._age_seconds(last)
+        return taken + 1, self._resend_after_seconds - self._ledger.age_seconds(last)
 
     def _take_turn(self, entry: Entry, turn: int) -> bool:
         key = self._ledger.key(entry.task_id, entry.attempt, f".resend-{turn}")
         return self._ledger.store.create(key, uuid.uuid4().bytes) is not None
-
-    def _age_seconds(self, key: str) -> float:
-        """How long an object has been there by the store's own clock, since those of machines may differ."""
-        store = self._ledger.store
-        store.put(_CLOCK_KEY, b"")
-        age = store.written_at(_CLOCK_KEY) - store.written_at(key)
-        return max(0.0, age.total_seconds())
 
     def _wait(self, entry: Entry, seconds: float, cancelled: Callable[[], bool]) -> None:
         """Until the entry is sent, at most so long."""

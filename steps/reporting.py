@@ -88,16 +88,23 @@ class Reporter:
         if not entries:
             return 1
         attempt = entries[-1].attempt
-        closed_at = self._ledger.closed_at(task_id, attempt)
-        if closed_at is None or closed_at < self._origin.received_at + _CREATION_PRECISION:
+        closure = self._ledger.closure(task_id, attempt)
+        if closure is None or closure.closed_at < self._origin.received_at + _CREATION_PRECISION:
             return attempt
-        if self._origin.since is not None and self._origin.since <= closed_at:
+        since = self._origin.since
+        # The same one closed it, whatever the clocks say.
+        if since is not None and (since == closure.since or since <= closure.closed_at):
             return attempt
         return attempt + 1
 
     def close(self, task_id: str) -> None:
         """Note that the attempt under way has failed and ended. Raises StorageError."""
-        self._ledger.close(task_id, self.attempt(task_id))
+        self._ledger.close(task_id, self.attempt(task_id), self._origin.since)
+
+    def error_before(self, task_id: str) -> StepError | None:
+        """Why the attempt before this one failed; None if there was none. Raises StorageError."""
+        entry = self._ledger.entry(task_id, self.attempt(task_id) - 1)
+        return None if entry is None else entry.completed.error
 
     def resume(self, received: Received, *, wait: bool = True) -> Outcome | None:
         """See to it that what was reported of this attempt is sent; None if nothing was reported."""

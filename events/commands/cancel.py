@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from events.cancel import Cancelled
 
 
 @click.command()
@@ -37,13 +42,22 @@ def cancel(*, task_id: str, namespace: str | None, timeout: float) -> None:
         if told.had_ended:
             click.echo(f"{told.workflow} had ended before: {told.phase}")
             return
-        click.echo(f"{told.workflow} was told to end; its tasks are reported as stopped within three minutes")
+        click.echo(f"{told.workflow} was told to end; {_consequence(told)}")
         if timeout:
             with console.status(f"waiting for {told.workflow} to end") as status:
                 phase = wait_for_end(
                     cluster,
                     told.workflow,
                     timeout_seconds=timeout,
+                    force=told.is_held,
                     told=lambda phase: status.update(f"waiting for {told.workflow} to end: {phase or 'not begun'}"),
                 )
             click.echo(f"{told.workflow} has ended: {phase}")
+
+
+def _consequence(told: Cancelled) -> str:
+    if told.is_held:
+        return "its tasks are reported as stopped within three minutes"
+    if told.phase == "Running":
+        return "it reports its tasks as stopped when its pods have ended"
+    return "it had not begun, and nothing reports it: this namespace has no reconciler that you may see"

@@ -41,7 +41,7 @@ def aggregate(
     doing this again.
     """
     from steps.completed import StepError, completed_from_summary
-    from steps.errors import BadInputError, OutsideError
+    from steps.errors import OutsideError
     from steps.settings import Settings
     from steps.store import open_store
 
@@ -72,7 +72,7 @@ def aggregate(
         raise
     click.echo(completed.to_bytes().decode())
     if completed.error is not None:
-        raise BadInputError(f"{completed.error.message} ({completed.error.code}; the task is reported as failed)")
+        raise completed.error.refusal()
 
 
 class _Work:

@@ -47,7 +47,12 @@ def job(
     failed: list[OutsideError] = []
     done = 0
     for _, received in numbered:
-        if reporter.resume(received) is not None:
+        answered = reporter.resume(received)
+        if answered is not None:
+            if answered.completed.error is None:
+                done += 1
+            else:
+                refused.append(answered.completed.error.refusal())
             continue
         try:
             result = _do(received, settings, given.message_id, lease_owner, processes, progress)
@@ -64,7 +69,7 @@ def job(
         if completed.error is None:
             done += 1
         elif not refused:
-            refused.append(BadInputError(f"{completed.error.message} ({completed.error.code})"))
+            refused.append(completed.error.refusal())
     if failed:
         raise failed[0]
     if refused and not done:

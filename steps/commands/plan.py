@@ -70,8 +70,6 @@ def plan(
     if reporter is not None:
         reporter.begin([received for _, received in numbered])
     for number, received in numbered:
-        if reporter is not None and reporter.resume(received) is not None:
-            continue
         try:
             runs += planning.plan(received, number)
         except BadInputError as error:
@@ -110,6 +108,11 @@ class _Planning:
         from steps.source import open_source
         from steps.store import open_store
 
+        answered = None if self.reporter is None else self.reporter.resume(received)
+        if answered is not None:
+            if answered.completed.error is not None:
+                raise answered.completed.error.refusal()
+            return []
         task = received.require()
         source = open_source(task.bucket, task.object, self.settings)
         model = model_identity(task.options, self.settings)

@@ -18,19 +18,24 @@ from tests.local.conftest import Deployment
 
 CREATED_AT = datetime.fromisoformat(CREATED)
 OWN = CREATED_AT + timedelta(seconds=PHASELESS_SECONDS + 1)
-"""Of a minute in which the dead-letter queue is not looked through, which takes a second."""
-STRAYS_OWN = CREATED_AT + timedelta(minutes=5)
 YOUNG_OWN = CREATED_AT + timedelta(seconds=PHASELESS_SECONDS)
 SHUT_DOWN = [{"manager": "argo", "fieldsV1": {"f:spec": {"f:shutdown": {}}}}]
 UNDELIVERED = {"reelscan.dev/undelivered": "true"}
 RECORD = {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "videos"}, "object": {"key": "clip.mp4"}}}
 
 
-def reconcile(deployment: Deployment, own_created_at: datetime | None = OWN, **settings: Any) -> Report:
-    """A pass."""
+def reconcile(
+    deployment: Deployment, own_created_at: datetime | None = OWN, *, strays: bool = False, **settings: Any
+) -> Report:
+    """A pass. Without `strays` the dead-letter queue has just been looked through, which takes a second."""
     changed = deployment.settings.model_copy(update=settings)
     with Namespace() as namespace:
         results = open_store(changed.results or "", changed)
+        store = deployment.ledger().store
+        if strays:
+            store.delete("strays-looked-for")
+        else:
+            store.put("strays-looked-for", b"")
         return Reconciler(namespace, changed, Queues(changed), results, own_created_at).reconcile()
 
 

@@ -9,12 +9,14 @@ import pytest
 from events import cancel as module
 from events.cancel import Cancelled, cancel, find_run, wait_for_end
 from events.kubernetes import Namespace
+from events.runs import FINALIZER, PHASE_LABEL
 from steps.errors import NotFoundError, TimeLimitError
 from tests.events.kubernetes_api import KubernetesApi, add_run, set_phase
 from tests.local.command import reelscan
 
 ID = "5d3e8a0c-9a43-4c8b-8d36-25f0a3b8e1aa"
 DEADLINE_SECONDS = 60.0
+OURS = {"app.kubernetes.io/part-of": "reelscan"}
 
 
 def found(task_id: str) -> str:
@@ -50,6 +52,38 @@ def test_a_run_is_stopped_and_one_that_has_not_begun_is_terminated(
     after = api.get("workflows", name)
     assert after["spec"] == {**before["spec"], "shutdown": strategy}
     assert after["metadata"]["finalizers"] == before["metadata"]["finalizers"]
+
+
+@pytest.mark.parametrize("phase", ["Running", "Pending"])
+def test_a_run_by_hand_is_handed_to_the_reconciler(api: KubernetesApi, phase: str) -> None:
+    name = add_run(api, ID, phase=phase, finalizers=("other/one",), labels={PHASE_LABEL: phase})
+    api.add("cronworkflows", "reelscan-reconcile", metadata={"labels": OURS})
+    assert end(ID) == Cancelled(name, phase, had_ended=False)
+    assert api.get("workflows", name)["metadata"]["finalizers"] == ["other/one", FINALIZER]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_by_hand_without_a_reconciler_keeps_its_exit_handler(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.0)
+    name = add_run(api, ID, phase="Running", finalizers=())
+    api.add("cronworkflows", "of-others-reconcile", metadata={})
+    api.add("cronworkflows", "ours", metadata={"labels": OURS})
+    assert end(ID) == Cancelled(name, "Running", had_ended=False, is_held=False)
+    api.before("^GET", lambda: None, times=4)
+    api.before("^GET", lambda: set_phase(api, name, "Failed"))
+    with Namespace() as namespace:
+        assert wait_for_end(namespace, name, timeout_seconds=DEADLINE_SECONDS, force=False) == "Failed"
+    assert api.get("workflows", name)["spec"]["shutdown"] == "Stop"
+
+
+def test_a_user_who_may_not_see_a_reconciler_can_cancel_all_the_same(api: KubernetesApi) -> None:
+    name = add_run(api, ID, phase="Pending", finalizers=())
+    api.fail(403, "cronworkflows", times=100)
+    assert end(ID) == Cancelled(name, "Pending", had_ended=False, is_held=False)
+    done = reelscan("cancel", ID, "--timeout", "0")
+    assert "nothing reports it" in done.stdout
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Error"])

@@ -10,8 +10,12 @@ import pytest
 
 from events import kubernetes
 from events.kubernetes import Namespace
-from events.runs import FINALIZER
+from events.runs import COMPLETED_LABEL, FINALIZER
 from steps.completed import StepError
+from steps.queues import Queues
+from steps.reporting import Origin, Reporter
+from steps.store import open_store
+from steps.task import parse_message
 from steps.timestamps import utc_now, utc_text
 from tests.events.kubernetes_api import CREATED, TASK, KubernetesApi, add_run, set_phase
 from tests.events.passes import (
@@ -73,6 +77,23 @@ def test_what_is_deleted_vanishes_once_it_is_reported(api: KubernetesApi, deploy
     assert api.names("workflows") == [name]
     reconcile(deployment)
     assert api.names("workflows") == []
+    assert codes(deployment) == {"m": "deleted"}
+
+
+def test_what_is_deleted_and_goes_on_meanwhile_reports_nothing_again(
+    api: KubernetesApi, deployment: Deployment
+) -> None:
+    """Argo goes on with a Workflow that is being deleted, until the finalizer is gone."""
+    name = add_run(api, "m", phase="Running", deletionTimestamp=CREATED)
+    api.fail(500, "^PATCH", times=100)
+    reconcile(deployment)
+    assert finalizers(api, name) == [FINALIZER]
+    results = open_store(deployment.settings.results or "", deployment.settings)
+    for since in (None, utc_now()):
+        origin = Origin(CREATED_AT, name, since=since)
+        step = Reporter(results, Queues(deployment.settings), deployment.settings, origin)
+        (received,) = parse_message(TASK.encode(), "m", deployment.settings)
+        step.report_error(received, StepError.make("internal", "it broke", "detect"))
     assert codes(deployment) == {"m": "deleted"}
 
 
@@ -248,6 +269,22 @@ def test_a_retried_run_is_held_again_and_its_next_attempt_reported(api: Kubernet
     assert reconcile(deployment).released == [name]
     (completed,) = deployment.completed()
     assert (completed.attempt, completed.error and completed.error.code) == (2, "internal")
+
+
+def test_a_run_that_succeeded_when_it_was_retried_has_no_record_reported_again(
+    api: KubernetesApi, deployment: Deployment
+) -> None:
+    """A record that planning refused is not looked at again when another one is retried."""
+    body = json.dumps({"Records": [RECORD, RECORD]})
+    name = add_run(api, "m", phase="Failed", body=body)
+    report(deployment, *failure(deployment.settings, "m-0", body))
+    reconcile(deployment)
+    assert codes(deployment) == {"m-1": "internal"}
+
+    set_phase(api, name, "Running")
+    api.change("workflows", name, {"metadata": {"finalizers": [FINALIZER], "labels": {COMPLETED_LABEL: None}}})
+    set_phase(api, name, "Succeeded", startedAt=utc_text(utc_now() + timedelta(hours=1)))
+    assert reconcile(deployment).findings == []
 
 
 @pytest.mark.parametrize(

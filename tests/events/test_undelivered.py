@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pytest
 
+from events import reconcile as module
 from events.dead_letters import is_stray
 from steps.queues import Message, Queues
 from steps.timestamps import utc_text
 from tests.events.kubernetes_api import TASK, KubernetesApi, add_run
 from tests.events.passes import (
     CREATED_AT,
-    STRAYS_OWN,
+    OWN,
     UNDELIVERED,
     bury,
     codes,
@@ -132,23 +133,28 @@ def move(deployment: Deployment, body: str = TASK) -> str:
     return message_id
 
 
-@pytest.mark.parametrize("own_created_at", [None, STRAYS_OWN])
+@pytest.mark.parametrize("own_created_at", [None, OWN])
 def test_what_sqs_moved_is_reported_and_has_a_letter_of_ours_instead(
     api: KubernetesApi, deployment: Deployment, own_created_at: datetime | None
 ) -> None:
     bury(deployment)
     message_id = move(deployment)
-    found = reconcile(deployment, own_created_at)
+    found = reconcile(deployment, own_created_at, strays=own_created_at is not None)
     assert [(f.task_id, f.code, f.workflow) for f in found.findings] == [(message_id, "internal", None)]
     assert found.dead_letters == 2
     assert codes(deployment) == {message_id: "internal"}
     assert letters(deployment) == sorted(["own", message_id])
 
 
-def test_the_dead_letters_are_looked_through_every_five_minutes(api: KubernetesApi, deployment: Deployment) -> None:
-    move(deployment)
-    found = [reconcile(deployment, CREATED_AT + timedelta(minutes=minute)) for minute in range(1, 6)]
-    assert [len(one.findings) for one in found] == [0, 0, 0, 0, 1]
+def test_the_dead_letters_are_looked_through_every_five_minutes(
+    api: KubernetesApi, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = move(deployment)
+    assert [f.task_id for f in reconcile(deployment, strays=True).findings] == [first]
+    second = move(deployment)
+    assert reconcile(deployment).findings == []
+    monkeypatch.setattr(module, "STRAYS_SECONDS", 0.0)
+    assert [f.task_id for f in reconcile(deployment).findings] == [second]
 
 
 def test_what_sqs_moved_stays_and_is_visible_while_s3_refuses(
@@ -156,21 +162,21 @@ def test_what_sqs_moved_stays_and_is_visible_while_s3_refuses(
 ) -> None:
     message_id = move(deployment)
     faults.inject("deny", "PUT .*completed")
-    found = reconcile(deployment, STRAYS_OWN)
+    found = reconcile(deployment, strays=True)
     assert (found.findings, len(found.failures)) == ([], 1)
     assert Queues(deployment.settings).count(str(deployment.settings.dead_letter_queue)).visible == 1
-    assert [f.task_id for f in reconcile(deployment, STRAYS_OWN).findings] == [message_id]
+    assert [f.task_id for f in reconcile(deployment, strays=True).findings] == [message_id]
     assert letters(deployment) == [message_id]
 
 
 def test_what_sqs_moved_and_has_a_workflow_is_that_ones_to_report(api: KubernetesApi, deployment: Deployment) -> None:
     add_run(api, move(deployment), phase="Running")
-    assert reconcile(deployment, STRAYS_OWN).findings == []
+    assert reconcile(deployment, strays=True).findings == []
     assert (codes(deployment), deployment.dead_letters()) == ({}, [])
 
 
 def test_no_dead_letter_queue_is_looked_through_while_nothing_is_due(
     api: KubernetesApi, deployment: Deployment
 ) -> None:
-    found = reconcile(deployment, STRAYS_OWN, dead_letter_queue=None, task_queue=None)
+    found = reconcile(deployment, strays=True, dead_letter_queue=None, task_queue=None)
     assert (found.failures, found.dead_letters, found.queued) == ([], 0, 0)

@@ -158,6 +158,15 @@ def test_a_dead_letter_is_the_same_task_when_it_is_sent_again(deployment: Deploy
         assert again.task == one.task
 
 
+@pytest.mark.parametrize("code", ["stopped", "deleted"])
+def test_a_run_that_somebody_ended_is_reported_so_whatever_troubled_it_before(
+    deployment: Deployment, code: str
+) -> None:
+    deployment.reporter().leave_reason("message-1", StepError.make("model_unavailable", "no server", "detect"))
+    deployment.finish(json.dumps(TASK).encode(), error(code))
+    assert [message["error"]["code"] for message in deployment.completed()] == [code]
+
+
 def test_each_record_of_a_notification_is_reported_with_its_own_error(deployment: Deployment) -> None:
     body = records("good.mp4", {}, "other.mp4")
     deployment.finish(body, error("not_a_video", task_id="message-1-0"), error("timeout", task_id="message-1-2"))

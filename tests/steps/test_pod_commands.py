@@ -164,11 +164,11 @@ def test_records_of_a_notification_are_planned_each_for_itself(deployment: Deplo
 
 
 def test_a_task_that_cannot_be_done_is_reported_by_plan_and_ends_it_with_bad_input(deployment: Deployment) -> None:
-    for _ in range(2):
-        try:
-            deployment.plan(*task(deployment, "missing.mp4"))
-        except NotFoundError:
-            continue
+    with pytest.raises(NotFoundError):
+        deployment.plan(*task(deployment, "missing.mp4"))
+    # Nor does a second pod succeed, which finds it reported.
+    with pytest.raises(BadInputError, match=r"not_found; the task is reported as failed"):
+        deployment.plan(*task(deployment, "missing.mp4"))
     (message,) = deployment.messages()
     assert (message["status"], message["error"]["step"]) == ("failed", "plan")
 
@@ -310,6 +310,8 @@ def test_job_without_a_server_leaves_its_reason_and_can_be_tried_again(
 
 def test_job_ends_with_bad_input_if_no_task_could_be_done(deployment: Deployment) -> None:
     with pytest.raises(NotFoundError):
+        deployment.reelscan("job", *task(deployment, "missing.mp4"))
+    with pytest.raises(BadInputError, match=r"not_found; the task is reported as failed"):
         deployment.reelscan("job", *task(deployment, "missing.mp4"))
     (message,) = deployment.messages()
     assert message["error"]["code"] == "not_found"

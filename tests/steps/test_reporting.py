@@ -10,7 +10,7 @@ import pytest
 
 from steps.aggregate import aggregate
 from steps.completed import StepError
-from steps.finish import finish
+from steps.finish import TaskError, finish
 from steps.options import OUTPUTS
 from steps.queues import Queues
 from steps.reporting import Origin, Reporter
@@ -98,6 +98,13 @@ def test_the_exit_handler_that_runs_again_reports_nothing_again(workflow: Workfl
     assert workflow.attempts() == [1]
 
 
+def test_the_exit_handler_that_runs_again_knows_the_attempt_whatever_its_clock_says(workflow: Workflow) -> None:
+    failed_at = datetime.now(UTC) + timedelta(minutes=1)
+    workflow.finish(failed_at)
+    workflow.finish(failed_at)
+    assert workflow.attempts() == [1]
+
+
 def test_one_that_dies_before_the_attempt_is_closed_is_followed_by_one_that_closes_it(workflow: Workflow) -> None:
     workflow.finish()
     workflow.store.below("ledger").delete("message-1.1.closed")
@@ -139,6 +146,25 @@ def test_a_pod_that_outlives_its_workflow_stays_within_its_attempt(workflow: Wor
 
     late.report_error(workflow.received, ERROR)
     assert workflow.attempts() == [1]
+
+
+def test_a_record_that_is_not_looked_at_again_is_reported_as_before(workflow: Workflow) -> None:
+    """Planning refused it, and is not done again when another record is retried."""
+    record = {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "videos"}, "object": {"key": "clip.mp4"}}}
+    body = json.dumps({"Records": [record, record]}).encode()
+    first, second = parse_message(body, "message-1", workflow.settings)
+    workflow.step().report_error(first, StepError.make("not_found", "no video", "plan"))
+    internal = [TaskError(StepError.make("internal", "a pod failed", "finish"))]
+    finish(body, "message-1", internal, workflow.settings, workflow.step(since=datetime.now(UTC)))
+
+    workflow.step().leave_reason(second.task_id, ERROR)
+    finish(body, "message-1", internal, workflow.settings, workflow.step(since=datetime.now(UTC)))
+
+    errors = [(message["task_id"], message["attempt"], message["error"]["code"]) for message in workflow.messages()]
+    assert errors == [
+        ("message-1-0", 1, "not_found"), ("message-1-1", 1, "internal"),
+        ("message-1-0", 2, "not_found"), ("message-1-1", 2, "timeout"),
+    ]  # fmt: skip
 
 
 def test_an_attempt_that_is_given_is_taken(workflow: Workflow) -> None:
