@@ -13,12 +13,13 @@ from rich.console import Console
 
 from events.deploy import Deployment
 from events.runs import FINALIZER, NAME_START
-from tests.cluster.cluster import Cluster, Run, open_cluster
+from tests.cluster.cluster import Cluster, Run, open_cluster, wait_for
 from workflows import WorkflowSettings
 
 READY_SECONDS = 180.0
 MAX_RECEIVES = 10
 """Of a message, after which SQS moves it to the dead-letter queue."""
+DEPLOYED_KINDS = "eventsources,sensors,eventbus,cronworkflows,workflowtemplates,networkpolicies,rolebindings"
 SELECTORS = {
     "eventsource": "eventsource-name=reelscan",
     "sensor": "sensor-name=reelscan",
@@ -31,6 +32,7 @@ class EventsCluster(Cluster):
     """A namespace with the WorkflowTemplate `reelscan`, and all that makes runs of messages and accounts for them."""
 
     completed_fifo: bool = False
+    deployment: Deployment | None = None
     queue_kinds = ("dead", "completed", "task")
 
     def make_queue(self, kind: str) -> None:
@@ -71,6 +73,17 @@ class EventsCluster(Cluster):
         patch = json.dumps({"spec": {"entrypoint": name}})
         self.kubectl("patch", "workflowtemplate", "reelscan", "--type=merge", "-p", patch)
 
+    def undeploy(self) -> None:
+        """As `make undeploy` does, and wait until Argo Events has removed its pods."""
+        assert self.deployment is not None
+        save_logs(self)
+        self.deployment.delete(READY_SECONDS)
+        wait_for("Argo Events to remove its pods", lambda: not any(map(self.component_pods, SELECTORS)), READY_SECONDS)
+
+    def deployed(self) -> list[str]:
+        """All that `make deploy` makes and is still there."""
+        return self.kubectl("get", DEPLOYED_KINDS, "-o", "name", "--ignore-not-found").split()
+
     def unaccounted(self) -> list[str]:
         """Workflows that still have the finalizer."""
         columns = "NAME:.metadata.name,FINALIZERS:.metadata.finalizers"
@@ -97,6 +110,7 @@ def open_events(
             Path("out/deploy") / namespace,
             Console(quiet=True),
         )
+        cluster.deployment = deployed
         try:
             deployed.apply(READY_SECONDS)
             if not reconciler:
@@ -105,7 +119,8 @@ def open_events(
                 )
             yield cluster
         finally:
-            save_logs(cluster)
+            if cluster.deployed():
+                save_logs(cluster)
             for kind in ("eventsource", "sensor", "cronworkflow"):
                 cluster.kubectl("delete", kind, "--all", "--timeout=60s", check=False)
             for name in cluster.unaccounted():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 import pytest
 
 from steps.completed import Completed
+from steps.timestamps import utc_text
 from tests.cluster import server
 from tests.cluster.cluster import Cluster, Run
 from tests.cluster.conftest import SAMPLE
@@ -93,6 +95,13 @@ def ledger(cluster: Cluster, task_id: str) -> dict[str, bytes]:
     }
 
 
+def run_failed_at(run: Run) -> str:
+    """When the last node failed before the exit handler."""
+    nodes = run.workflow()["status"]["nodes"].values()
+    ended = [node["finishedAt"] for node in nodes if node["phase"] == "Failed" and ".onExit" not in node["name"]]
+    return utc_text(datetime.fromisoformat(max(ended)))
+
+
 def dead_letters(cluster: Cluster, task_id: str) -> list[dict[str, Any]]:
     """Those of a task that came so far."""
     cluster.receive()
@@ -121,7 +130,10 @@ def test_a_wrong_task_is_reported_once_and_not_tried_again(submitted: Mapping[st
     assert "\n" not in completed.error.message
     (pod,) = run.nodes("whole-job" if name == "text" else "plan")
     assert pod["outputs"]["exitCode"] == BAD_INPUT
-    assert set(ledger(run.cluster, task_id)) == {"1.completed.json", "1.sent", "1.closed"}
+    held = ledger(run.cluster, task_id)
+    assert set(held) == {"1.completed.json", "1.sent", "1.closed"}
+    # By which the exit handler knows the attempt again.
+    assert json.loads(held["1.closed"])["since"] == run_failed_at(run)
     (letter,) = dead_letters(run.cluster, task_id)
     assert letter["MessageAttributes"]["code"]["StringValue"] == code
     assert letter["MessageAttributes"]["reason"]["StringValue"] == completed.error.message
