@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from images.tool import KINDS
+from infra import regions
 from infra.command import main
 from infra.session import Aws, calling, error_code, error_message
 from infra.settings import BUS_NODES, InfraSettings
@@ -97,6 +99,20 @@ def names(settings: InfraSettings, account: str, template: Template) -> Iterator
                 f"CLUSTER_STACK_NAME={settings.cluster_stack_name!r}: {longest} would have {len(longest)} characters, "
                 f"allowed are {most}; take a stack name shorter by {over}"
             )
+
+
+def region(settings: InfraSettings, _: Aws) -> Iterator[Finding]:
+    """A region that is not known, though something answers for it."""
+    words = regions.unknown(settings.region)
+    if words is not None:
+        yield Finding(words, stops=False)
+
+
+def administrator(settings: InfraSettings, aws: Aws) -> Iterator[Finding]:
+    """Somebody whom EKS takes for nobody."""
+    arn = aws.principal(settings.user_arn)
+    if re.search(r":root$|:federated-user/", arn):
+        yield Finding(f"{arn} cannot be the cluster's administrator: set USER_ARN to the ARN of a user or a role")
 
 
 def zones(settings: InfraSettings, aws: Aws) -> Iterator[Finding]:
@@ -251,6 +267,8 @@ def examine(settings: InfraSettings, aws: Aws) -> list[Finding]:
         return [*found, Finding(str(error)), *names(settings, "0" * 12, Template(CLUSTER))]
     found += names(settings, caller.account, Template(CLUSTER))
     checks: tuple[Callable[[InfraSettings, Aws], Iterator[Finding]], ...] = (
+        region,
+        administrator,
         zones,
         room,
         instance_types,
@@ -281,7 +299,7 @@ def preflight(settings: InfraSettings, console: Console) -> None:
     require(settings, aws, console)
     console.print(
         f"ready to create {settings.cluster_stack_name} in account {aws.caller.account}, {settings.region}, "
-        f"as {aws.caller.principal}"
+        f"as {aws.principal(settings.user_arn)}"
     )
 
 

@@ -14,7 +14,7 @@ import yaml
 from botocore.exceptions import ClientError
 
 from infra.command import main
-from infra.session import DENIED_CODES, Aws, Caller, calling, error_code, principal_of
+from infra.session import DENIED_CODES, Aws, Caller, calling, error_code
 from infra.settings import OWN_TAG, InfraSettings
 from steps.errors import OutsideError
 
@@ -58,9 +58,8 @@ def policies(settings: InfraSettings, caller: Caller) -> dict[str, dict[str, Any
     }
 
 
-def trust(settings: InfraSettings, caller: Caller) -> dict[str, Any]:
-    """Who may be the role: CloudFormation, and the user or role that asks for it."""
-    user = principal_of(settings.user_arn) if settings.user_arn else caller.principal
+def trust(user: str) -> dict[str, Any]:
+    """Who may be the role: CloudFormation, and a user or role."""
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -87,7 +86,7 @@ def find_role(settings: InfraSettings, aws: Aws) -> str | None:
 
 def apply_role(settings: InfraSettings, aws: Aws) -> tuple[str, bool]:
     """Create the role, or bring it to what it is to be; gives its ARN, and whether anything changed."""
-    name, wanted = role_name(settings), trust(settings, aws.caller)
+    name, wanted = role_name(settings), trust(aws.principal(settings.user_arn))
     tags: Any = [{"Key": OWN_TAG, "Value": settings.cluster_stack_name}]
     changed = False
     with calling(f"role {name}"):

@@ -17,12 +17,15 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    EndpointConnectionError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
     TokenRetrievalError,
 )
+from botocore.parsers import ResponseParserError
 
+from infra import regions
 from steps.errors import OutsideError, UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +47,10 @@ _BAD_LOGIN_CODES = (
     "SignatureDoesNotMatch", "UnrecognizedClientException",
 )  # fmt: skip
 DENIED_CODES = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized")
+FAILURES = (ClientError, BotoCoreError, ResponseParserError)
+"""All that boto3 raises when AWS does not do what it is asked for."""
+_SESSION = re.compile(r"arn:[^:]+:sts::(\d+):assumed-role/([^/]+)/.+")
+_MOST_WORDS = 160
 _HOW_TO_LOG_IN = "log in with `aws configure` or `aws sso login`, or set AWS_PROFILE or AWS_ACCESS_KEY_ID"
 
 
@@ -59,24 +66,6 @@ class Caller:
         """`aws`, `aws-cn` or `aws-us-gov`."""
         return self.arn.split(":")[1]
 
-    @property
-    def principal(self) -> str:
-        """The user or role. EKS and trust policies refuse the ARN of a role's session."""
-        return principal_of(self.arn)
-
-
-def principal_of(arn: str) -> str:
-    """`arn:aws:sts::1:assumed-role/X/session` as `arn:aws:iam::1:role/X`; any other as it is.
-
-    The session's ARN does not tell the role's path: that of SSO's roles is put back.
-    """
-    found = re.fullmatch(r"arn:([^:]+):sts::(\d+):assumed-role/([^/]+)/.+", arn)
-    if found is None:
-        return arn
-    partition, account, role = found.groups()
-    path = "aws-reserved/sso.amazonaws.com/" if role.startswith("AWSReservedSSO_") else ""
-    return f"arn:{partition}:iam::{account}:role/{path}{role}"
-
 
 def error_code(error: ClientError) -> str:
     """What AWS calls the error."""
@@ -86,6 +75,12 @@ def error_code(error: ClientError) -> str:
 def error_message(error: ClientError) -> str:
     """What AWS says about it."""
     return str(error.response.get("Error", {}).get("Message", "")) or error_code(error)
+
+
+def failure_words(error: Exception) -> str:
+    """What one of `FAILURES` says, on one line that is not too long."""
+    words = error_message(error) if isinstance(error, ClientError) else str(error)
+    return " ".join(words.split())[:_MOST_WORDS]
 
 
 @contextlib.contextmanager
@@ -112,6 +107,11 @@ def calling(what: str) -> Iterator[None]:
         raise OutsideError(f"{what}: {code}: {error_message(error)}") from error
     except BotoCoreError as error:
         raise OutsideError(f"{what}: {error}") from error
+    except ResponseParserError as error:
+        raise OutsideError(
+            f"{what}: the answer is none of AWS: {failure_words(error)}; see that AWS_ENDPOINT_URL, if it is set, and "
+            "any proxy lead to AWS, and try again"
+        ) from error
 
 
 class Aws:
@@ -129,8 +129,52 @@ class Aws:
     def caller(self) -> Caller:
         """Who calls. Raises UsageError without credentials."""
         with calling("AWS"):
-            answer = self.sts.get_caller_identity()
+            try:
+                answer = self.sts.get_caller_identity()
+            except EndpointConnectionError as error:
+                # The name of a region that is not there leads nowhere.
+                words = regions.unknown(self.region)
+                if words is None:
+                    raise
+                raise UsageError(words) from error
+            except ClientError as error:
+                words = regions.may_be_off(self.region)
+                if words is None or error_code(error) not in _BAD_LOGIN_CODES:
+                    raise
+                refused = f"AWS refuses the credentials ({error_code(error)}); {_HOW_TO_LOG_IN}"
+                raise UsageError(f"{refused}. {words}") from error
         return Caller(answer["Account"], answer["Arn"])
+
+    def principal(self, user_arn: str = "") -> str:
+        """The ARN of a user or role, as EKS and trust policies take it: of a role's session it is the role's.
+
+        That of a session does not tell the role's path, such as `aws-reserved/sso.amazonaws.com/REGION/`: IAM does.
+
+        Args:
+            user_arn: USER_ARN; empty: who calls.
+
+        Raises:
+            UsageError: the role is not seen.
+        """
+        arn = user_arn or self.caller.arn
+        found = _SESSION.fullmatch(arn)
+        if found is None:
+            return arn
+        account, role = found.groups()
+        where = f"{f'USER_ARN={arn!r}' if user_arn else arn} is a session of the role {role}"
+        ask = (
+            "set USER_ARN to the ARN of the role itself, arn:aws:iam::ACCOUNT:role/PATH/NAME, as IAM's console shows it"
+        )
+        if account != self.caller.account:
+            raise UsageError(f"{where} in account {account}, and this is {self.caller.account}: {ask}")
+        with calling(f"role {role}"):
+            try:
+                return self.iam.get_role(RoleName=role)["Role"]["Arn"]
+            except ClientError as error:
+                code = error_code(error)
+                if code not in ("NoSuchEntity", *DENIED_CODES):
+                    raise
+                raise UsageError(f"{where}, whose ARN could not be asked for (iam:GetRole: {code}): {ask}") from error
 
     @cached_property
     def autoscaling(self) -> Any:
@@ -166,6 +210,11 @@ class Aws:
     def iam(self) -> IAMClient:
         """IAM."""
         return self._session.client("iam", config=self._config)
+
+    @cached_property
+    def logs(self) -> Any:
+        """CloudWatch Logs."""
+        return self._session.client("logs", config=self._config)
 
     @cached_property
     def quotas(self) -> ServiceQuotasClient:

@@ -16,7 +16,7 @@ from infra.nodes import REBALANCING, stop_rebalancing
 from infra.outputs import outputs, write_settings
 from infra.progress import follow
 from infra.role import find_role
-from infra.session import Aws, calling, error_message, principal_of
+from infra.session import Aws, calling, error_message
 from infra.settings import OWN_TAG, InfraSettings
 from infra.template import CLUSTER, Template
 from steps.errors import OutsideError, UsageError
@@ -147,8 +147,7 @@ class Stack:
         return told
 
     def _request(self) -> Any:
-        user = principal_of(self._settings.user_arn) if self._settings.user_arn else self._aws.caller.principal
-        given = self._settings.parameters(user=user)
+        given = self._settings.parameters(user=self._aws.principal(self._settings.user_arn))
         request: dict[str, Any] = {
             "StackName": self.name,
             "TemplateBody": self._template.body(),

@@ -63,7 +63,7 @@ def test_a_stack_that_is_not_there_is_created_with_all_parameters(
     assert made["StackStatus"] == "CREATE_COMPLETE"
     assert {"Key": OWN_TAG, "Value": "reelscan"} in made["Tags"]
     given = {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in made["Parameters"]}
-    assert given == settings.parameters(user=cloud.caller.principal)
+    assert given == settings.parameters(user=cloud.caller.arn)
     assert outputs(made)["TaskQueueName"] == "task-queue-reelscan"
 
 

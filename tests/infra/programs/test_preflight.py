@@ -9,7 +9,7 @@ from botocore.stub import Stubber
 from rich.console import Console
 
 from infra import preflight
-from infra.session import Aws, principal_of
+from infra.session import Aws, Caller
 from infra.settings import InfraSettings
 from infra.template import CLUSTER, Template
 from steps.errors import UsageError
@@ -86,6 +86,20 @@ def test_names_of_queues_longer_than_80_characters_are_refused() -> None:
 def test_a_long_name_of_the_cluster_is_refused() -> None:
     (found,) = preflight.names(InfraSettings(cluster_name="c" * 101), ACCOUNT, Template(CLUSTER))
     assert found.words.endswith("101 characters, EKS takes 100")
+
+
+def test_a_region_that_is_not_known_is_only_a_note_where_something_answers(cloud: Aws) -> None:
+    (found,) = preflight.region(InfraSettings(region="us-east-9"), cloud)
+    assert not found.stops
+    assert list(preflight.region(InfraSettings(), cloud)) == []
+
+
+@pytest.mark.parametrize("name", ["iam::123456789012:root", "sts::123456789012:federated-user/me"])
+def test_who_cannot_administer_a_cluster_is_told_before_eks_says_so(cloud: Aws, name: str) -> None:
+    cloud.caller = Caller(ACCOUNT, f"arn:aws:{name}")  # type: ignore[misc]
+    (found,) = preflight.administrator(InfraSettings(), cloud)
+    assert found.words.endswith("set USER_ARN to the ARN of a user or a role")
+    assert list(preflight.administrator(InfraSettings(user_arn=f"arn:aws:iam::{ACCOUNT}:user/me"), cloud)) == []
 
 
 def test_a_zone_that_is_not_there_is_named_with_those_that_are(cloud: Aws) -> None:
@@ -194,18 +208,3 @@ def test_everything_is_printed_before_it_ends_with_status_2(
         "not offered in us-east-1x",
     ):
         assert what in printed
-
-
-@pytest.mark.parametrize(
-    ("arn", "principal"),
-    [
-        ("arn:aws:iam::1:user/me", "arn:aws:iam::1:user/me"),
-        ("arn:aws:sts::123456789012:assumed-role/Admin/me", "arn:aws:iam::123456789012:role/Admin"),
-        (
-            "arn:aws:sts::123456789012:assumed-role/AWSReservedSSO_Admin_1/me@x",
-            "arn:aws:iam::123456789012:role/aws-reserved/sso.amazonaws.com/AWSReservedSSO_Admin_1",
-        ),
-    ],
-)
-def test_a_session_is_turned_into_its_role(arn: str, principal: str) -> None:
-    assert principal_of(arn) == principal

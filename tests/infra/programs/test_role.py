@@ -222,11 +222,11 @@ def test_only_groups_of_the_own_cluster_can_be_suspended(settings: InfraSettings
     assert one["Resource"] == "arn:aws:autoscaling:us-east-1:123456789012:autoScalingGroup:*:autoScalingGroupName/*"
 
 
-def test_cloudformation_and_who_asked_for_it_may_be_the_role(settings: InfraSettings) -> None:
-    session = Caller("123456789012", "arn:aws:sts::123456789012:assumed-role/Admin/me")
-    first, second = role.trust(settings, session)["Statement"]
+def test_cloudformation_and_who_asked_for_it_may_be_the_role() -> None:
+    user = "arn:aws:iam::123456789012:role/Admin"
+    first, second = role.trust(user)["Statement"]
     assert first["Principal"] == {"Service": "cloudformation.amazonaws.com"}
-    assert second["Principal"] == {"AWS": "arn:aws:iam::123456789012:role/Admin"}
+    assert second["Principal"] == {"AWS": user}
 
 
 def test_the_role_is_made_with_its_policies(cloud: Aws, settings: InfraSettings, console: Console) -> None:
@@ -248,13 +248,13 @@ def test_rights_that_somebody_added_are_taken_away_again(cloud: Aws, settings: I
     anything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
     more = cloud.iam.create_policy(PolicyName="More", PolicyDocument=json.dumps(anything))["Policy"]["Arn"]
     cloud.iam.attach_role_policy(RoleName="reelscan-operator", PolicyArn=more)
-    other = role.trust(settings, Caller("123456789012", "arn:aws:iam::123456789012:user/somebody"))
+    other = role.trust("arn:aws:iam::123456789012:user/somebody")
     cloud.iam.update_assume_role_policy(RoleName="reelscan-operator", PolicyDocument=json.dumps(other))
     assert role.apply_role(settings, cloud) == (ARN, True)
     attached = cloud.iam.list_attached_role_policies(RoleName="reelscan-operator")["AttachedPolicies"]
     assert "More" not in [one["PolicyName"] for one in attached]
     assert cloud.iam.get_role(RoleName="reelscan-operator")["Role"]["AssumeRolePolicyDocument"] == role.trust(
-        settings, cloud.caller
+        cloud.caller.arn
     )
 
 
