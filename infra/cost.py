@@ -57,8 +57,8 @@ def estimate(settings: InfraSettings, prices: dict[str, Any]) -> Estimate:
     """What a cluster of these settings costs. Raises UsageError for an instance type without a price."""
     hour = prices["hour"]
     volume_hour = prices["month"]["gp3_gib"] / HOURS_PER_MONTH
-    standard = _instance(prices, "NODE_INSTANCE_TYPE", settings.node_instance_type)
-    inference = _instance(prices, "INFERENCE_NODE_INSTANCE_TYPE", settings.inference_type)
+    standard = _instance(prices, "NODE_INSTANCE_TYPE", settings.node_types)
+    inference = _instance(prices, "INFERENCE_NODE_INSTANCE_TYPE", settings.inference_types)
     if settings.spot == "true":
         inference *= 1 - prices["spot_discount"]
     inference += settings.inference_node_volume_size * volume_hour
@@ -91,14 +91,16 @@ def interface_endpoints() -> int:
     return sum(item.get("Properties", {}).get("VpcEndpointType") == "Interface" for item in resources)
 
 
-def _instance(prices: dict[str, Any], setting: str, name: str) -> float:
+def _instance(prices: dict[str, Any], setting: str, names: list[str]) -> float:
+    """The price of one type, and of several the highest, since any of them may be had."""
     known = prices["hour"]["instances"]
-    if name not in known:
-        raise UsageError(
-            f"{setting}={name!r} has no price in infra/prices.yaml, which has {', '.join(known)}; "
-            "add it from https://aws.amazon.com/ec2/pricing/on-demand/"
-        )
-    return float(known[name])
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"{setting}={name!r} has no price in infra/prices.yaml, which has {', '.join(known)}; "
+                "add it from https://aws.amazon.com/ec2/pricing/on-demand/"
+            )
+    return max(float(known[name]) for name in names)
 
 
 def compared(settings: InfraSettings, prices: dict[str, Any]) -> dict[str, Estimate]:

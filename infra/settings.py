@@ -48,6 +48,14 @@ WITHOUT_MEANING["INFERENCE_SCALE_OUT_THRESHOLD"] = WITHOUT_MEANING["INFERENCE_SC
 WITHOUT_MEANING["INFERENCE_SCALE_IN_THRESHOLD"] = WITHOUT_MEANING["INFERENCE_SCALE_PERIODS"]
 
 
+# Private, shared, of this machine, of this link, and for many.
+_NOT_PUBLIC = [
+    ipaddress.IPv4Network(block)
+    for block in (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+        "224.0.0.0/4", "240.0.0.0/4",
+    )
+]  # fmt: skip
 _USER = "user_arn"
 _NAME = r"[a-z][a-z0-9-]{0,38}[a-z0-9]"
 _GROUP = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
@@ -109,9 +117,9 @@ class InfraSettings(BaseModel):
     ssh_key_name: str = _parameter(
         "", "EC2 key pair of the nodes; unset: none. No port is opened for it", max_length=255
     )
-    node_instance_type: str = _parameter("m5.large", "of standard nodes", pattern=f"^{_TYPE}$")
+    node_instance_type: str = _parameter("m5.large", "of standard nodes; or several, with commas between")
     inference_node_instance_type: str = _parameter(
-        "", "of nodes with model servers; unset: c5.large, or g6.xlarge with ACCELERATOR=gpu"
+        "", "of nodes with model servers, or several; unset: c5.large, or g6.xlarge with ACCELERATOR=gpu"
     )
     node_asg_min: int = _parameter(1, "standard nodes, at least", ge=1, le=450)
     node_asg_desired: int = _parameter(2, "standard nodes, at first", ge=1, le=450)
@@ -231,9 +239,25 @@ class InfraSettings(BaseModel):
     def _check_cidrs(cls, text: str) -> str:
         for part in text.split(","):
             try:
-                ipaddress.IPv4Network(part)
+                block = ipaddress.IPv4Network(part)
             except ValueError as error:
                 raise ValueError(f"{part!r}: allowed are blocks such as 203.0.113.0/24, with commas between") from error
+            if any(block.subnet_of(other) for other in _NOT_PUBLIC):
+                raise ValueError(
+                    f"{part!r}: nobody comes from there to a public endpoint, and EKS refuses it: give the addresses "
+                    "by which you go out to the internet, or set ENDPOINT_ACCESS=private"
+                )
+        return text
+
+    @field_validator("node_instance_type", "inference_node_instance_type")
+    @classmethod
+    def _check_types(cls, text: str) -> str:
+        for part in text.split(",") if text else []:
+            if not re.fullmatch(_TYPE, part):
+                raise ValueError(
+                    f"{part!r}: allowed is an instance type such as c5.large, or several with commas between and no "
+                    "spaces, such as c5.large,c5a.large"
+                )
         return text
 
     @field_validator("more_source_arns")
@@ -270,21 +294,18 @@ class InfraSettings(BaseModel):
             if numbers != sorted(numbers):
                 given = ", ".join(f"{name.upper()}={getattr(self, name)}" for name in (least, first, most))
                 raise ValueError(f"{given}: must not fall from left to right")
-        family = self.inference_type.partition(".")[0]
-        if not re.fullmatch(_TYPE, self.inference_type):
-            raise ValueError(
-                f"INFERENCE_NODE_INSTANCE_TYPE={self.inference_type!r}: allowed is a type such as c5.large"
-            )
-        if self.accelerator == "gpu" and family not in _GPU_FAMILIES:
-            raise ValueError(
-                f"INFERENCE_NODE_INSTANCE_TYPE={self.inference_type!r} has no NVIDIA GPU, and ACCELERATOR is gpu: take "
-                "one of g4dn, g5, g6 or g6e, such as g6.xlarge"
-            )
-        if self.accelerator == "cpu" and family in _GPU_FAMILIES:
-            raise ValueError(
-                f"INFERENCE_NODE_INSTANCE_TYPE={self.inference_type!r} has a GPU, which ACCELERATOR=cpu would leave "
-                "idle: set ACCELERATOR=gpu, or take one such as c5.large"
-            )
+        for name in self.inference_types:
+            has_gpu = name.partition(".")[0] in _GPU_FAMILIES
+            if self.accelerator == "gpu" and not has_gpu:
+                raise ValueError(
+                    f"INFERENCE_NODE_INSTANCE_TYPE={name!r} has no NVIDIA GPU, and ACCELERATOR is gpu: take one of "
+                    f"{', '.join(_GPU_FAMILIES)}, such as g6.xlarge"
+                )
+            if self.accelerator == "cpu" and has_gpu:
+                raise ValueError(
+                    f"INFERENCE_NODE_INSTANCE_TYPE={name!r} has a GPU, which ACCELERATOR=cpu would leave idle: set "
+                    "ACCELERATOR=gpu, or take one such as c5.large"
+                )
         if len(set(self.zones)) < len(self.zones):
             raise ValueError(f"AZ_0, AZ_1, AZ_2 are {', '.join(self.zones)}: must be different zones")
         if self.network_egress == "endpoints" and self.endpoint_access == "public":
@@ -305,8 +326,18 @@ class InfraSettings(BaseModel):
 
     @property
     def inference_type(self) -> str:
-        """The instance type of inference nodes."""
+        """The instance type of inference nodes, or several, with commas between."""
         return self.inference_node_instance_type or _DEFAULT_INFERENCE_TYPES[self.accelerator]
+
+    @property
+    def inference_types(self) -> list[str]:
+        """One or more."""
+        return self.inference_type.split(",")
+
+    @property
+    def node_types(self) -> list[str]:
+        """Of standard nodes, one or more."""
+        return self.node_instance_type.split(",")
 
     @property
     def zones(self) -> list[str]:

@@ -69,6 +69,15 @@ def test_what_has_no_price_is_told_with_what_has() -> None:
         cost.estimate(InfraSettings(node_instance_type="m7i.large"), PRICES)
 
 
+def test_of_several_types_the_dearest_is_reckoned_with() -> None:
+    several = InfraSettings(inference_node_instance_type="c5.large,m5.large", node_instance_type="c5.large,m5.large")
+    found = cost.estimate(several, PRICES)
+    assert found.node_hour == pytest.approx(0.096 + 100 * 0.08 / 730)
+    assert found.idle["3 standard nodes, c5.large,m5.large"] == pytest.approx(3 * found.node_hour)
+    with pytest.raises(UsageError, match=r"INFERENCE_NODE_INSTANCE_TYPE='c5a.large' has no price"):
+        cost.estimate(InfraSettings(inference_node_instance_type="c5.large,c5a.large"), PRICES)
+
+
 def test_it_says_what_it_rests_on(console: Console) -> None:
     cost.cost(InfraSettings(region="eu-west-1"), console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]

@@ -115,6 +115,16 @@ def test_elastic_inference_is_refused_with_the_date_and_what_to_use_instead() ->
         ({"NETWORK_EGRESS": "endpoints", "ENDPOINT_ACCESS": "public"}, "set ENDPOINT_ACCESS=both"),
         ({"BUDGET_USD_PER_MONTH": "100"}, "set BUDGET_EMAIL"),
         ({"PUBLIC_ACCESS_CIDRS": "10.0.0.1/8"}, "PUBLIC_ACCESS_CIDRS='10.0.0.1/8': '10.0.0.1/8': allowed are blocks"),
+        ({"PUBLIC_ACCESS_CIDRS": "203.0.113.0/24,10.0.0.0/8"}, "'10.0.0.0/8': nobody comes from there to a public"),
+        ({"PUBLIC_ACCESS_CIDRS": "192.168.1.0/24"}, "'192.168.1.0/24': nobody comes from there to a public endpoint"),
+        ({"NODE_INSTANCE_TYPE": "large"}, "NODE_INSTANCE_TYPE='large': 'large': allowed is an instance type such as"),
+        ({"NODE_INSTANCE_TYPE": "m5.large, m5a.large"}, "' m5a.large': allowed is an instance type such as c5.large"),
+        (
+            {"INFERENCE_NODE_INSTANCE_TYPE": "c5.large,"},
+            "with commas between and no spaces, such as c5.large,c5a.large",
+        ),
+        ({"INFERENCE_NODE_INSTANCE_TYPE": "c5.large,g5.xlarge"}, "'g5.xlarge' has a GPU"),
+        ({"ACCELERATOR": "gpu", "INFERENCE_NODE_INSTANCE_TYPE": "g6.xlarge,m5.xlarge"}, "'m5.xlarge' has no NVIDIA"),
         ({"KUBERNETES_VERSION": "1.29"}, "KUBERNETES_VERSION='1.29': allowed is what matches"),
         ({"EKS_ADMIN_ROLE": "admin"}, "EKS_ADMIN_ROLE='admin': allowed is the ARN of a role"),
         ({"USER_ARN": "me"}, "USER_ARN='me': allowed is the ARN of a user or a role"),
@@ -124,6 +134,23 @@ def test_elastic_inference_is_refused_with_the_date_and_what_to_use_instead() ->
 )
 def test_a_value_that_is_not_allowed_is_refused_with_what_is(given: dict[str, str], words: str) -> None:
     assert words in refusal(**given)
+
+
+def test_several_instance_types_may_be_given_and_reach_the_template() -> None:
+    settings = read(NODE_INSTANCE_TYPE="m5.large,m5a.large", INFERENCE_NODE_INSTANCE_TYPE="c5.large,c5a.large")
+    assert settings.node_types == ["m5.large", "m5a.large"]
+    assert settings.inference_types == ["c5.large", "c5a.large"]
+    given = settings.parameters(user="")
+    assert given["NodeInstanceType"] == "m5.large,m5a.large"
+    assert given["InferenceNodeInstanceType"] == "c5.large,c5a.large"
+    assert {PARAMETERS[name]["Type"] for name in ("NodeInstanceType", "InferenceNodeInstanceType")} == {
+        "CommaDelimitedList"
+    }
+
+
+@pytest.mark.parametrize("block", ["0.0.0.0/0", "203.0.113.0/24,198.51.100.7/32"])
+def test_blocks_that_people_may_come_from_are_allowed(block: str) -> None:
+    assert read(PUBLIC_ACCESS_CIDRS=block).public_access_cidrs == block
 
 
 def test_scale_from_zero_is_allowed_for_inference_nodes() -> None:
