@@ -198,7 +198,7 @@ def create_cluster(settings: InfraSettings, console: Console) -> None:
     console.print(f"stack {stack.name} is up to date" if not changed else f"stack {stack.name} is done")
     existing = stack.find()
     if existing is not None:
-        path = write_settings(settings, existing)
+        path = write_settings(settings, aws, existing)
         console.print(f"settings of the deployment: {path}")
         _keep_nodes(settings, aws, outputs(existing), console)
         console.print(f"next: make update-kubeconfig install-argo push-images, then make deploy SETTINGS={path}")

@@ -83,7 +83,7 @@ def status(settings: InfraSettings, console: Console) -> None:
     for name, words in shown:
         console.print(f"{name:<{width}}  {words}")
     if outputs(existing):
-        console.print(f"settings of the deployment: {write_settings(settings, existing)}")
+        console.print(f"settings of the deployment: {write_settings(settings, aws, existing)}")
     console.print(f"see it at {stack.console_link(existing['StackId'])}")
 
 

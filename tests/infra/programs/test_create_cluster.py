@@ -21,8 +21,10 @@ from infra.settings import InfraSettings
 from infra.stack import OWN_TAG, Stack
 from infra.template import CLUSTER, MAX_BODY_BYTES, Template, _Loader
 from steps.errors import OutsideError, UsageError
-from workflows import load_settings
+from workflows import Resources, load_settings
+from workflows.settings import amount
 
+RESOURCES = (Resources(), Resources())
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 STACK_ID = "arn:aws:cloudformation:us-east-1:123456789012:stack/reelscan/1"
 
@@ -255,12 +257,12 @@ def test_a_template_that_is_too_long_goes_along_shortened_and_means_the_same() -
 
 
 def test_the_stack_s_outputs_become_settings_that_the_workflow_takes(
-    stack: Stack, settings: InfraSettings, console: Console, tmp_path: Path
+    stack: Stack, settings: InfraSettings, cloud: Aws, console: Console, tmp_path: Path
 ) -> None:
     stack.apply(console)
     made = stack.find()
     assert made is not None
-    read = load_settings(write_settings(settings, made, tmp_path))
+    read = load_settings(write_settings(settings, cloud, made, tmp_path))
     account = "123456789012"
     assert read.namespace == "video"
     assert read.task_queue == "task-queue-reelscan"
@@ -272,18 +274,28 @@ def test_the_stack_s_outputs_become_settings_that_the_workflow_takes(
 
 def test_all_settings_of_the_workflow_come_from_outputs_of_the_template(settings: InfraSettings) -> None:
     told = dict.fromkeys(Template(CLUSTER).content["Outputs"], "s3://x/y")
-    assert workflow_settings(settings, told)["completed_queue"] == "s3://x/y"
+    assert workflow_settings(settings, told, RESOURCES)["completed_queue"] == "s3://x/y"
 
 
-def test_a_pod_with_a_model_server_fits_a_node_of_the_default_type(settings: InfraSettings) -> None:
-    made = workflow_settings(settings, dict.fromkeys(Template(CLUSTER).content["Outputs"], "s3://x/y"))
-    cpus = [made["detect_resources"]["cpu"], made["serving"]["resources"]["cpu"]]
+def test_a_pod_with_a_model_server_fits_a_node_of_the_default_type(
+    stack: Stack, settings: InfraSettings, cloud: Aws, console: Console, tmp_path: Path
+) -> None:
+    stack.apply(console)
+    made = stack.find()
+    assert made is not None
+    read = load_settings(write_settings(settings, cloud, made, tmp_path))
+    detect, serving = read.detect_resources, read.serving.resources
     # Of 2000m the kubelet keeps 70m; aws-node, kube-proxy, the volumes' driver and Argo's container request 190m.
-    assert sum(int(text.removesuffix("m")) for text in cpus) <= 2000 - 70 - 190
+    assert (amount(detect.cpu) + amount(serving.cpu)) * 1000 <= 2000 - 70 - 190
+    # Of 4096 MiB the kernel sees 3789; the kubelet keeps 574 and 100 to evict in time, driver and Argo request 184.
+    free = 3788 - 574 - 100 - 184
+    for attempt in (detect.memory, detect.retry_memory):
+        assert (amount(attempt) + amount(serving.memory)) / 2**20 <= free
+    assert amount(detect.retry_memory) > amount(detect.memory)
 
 
 def test_objects_of_other_buckets_that_the_stack_may_read_may_be_named_by_tasks() -> None:
     settings = InfraSettings(more_source_arns="arn:aws:s3:::clips/cam1/*,arn:aws:s3:::more/*")
     told = {**dict.fromkeys(Template(CLUSTER).content["Outputs"], "x"), "TaskData": "s3://task-data/*"}
-    made = workflow_settings(settings, told)
+    made = workflow_settings(settings, told, RESOURCES)
     assert made["allowed_sources"] == ["s3://task-data/*", "s3://clips/cam1/*", "s3://more/*"]

@@ -122,64 +122,6 @@ def test_fewer_nodes_than_the_bus_has_replicas_are_told(most: int, notes: int) -
     assert all("NODE_ASG_MAX=2" in finding.words and "set it to 3 or more" in finding.words for finding in found)
 
 
-def test_an_instance_type_that_is_none_is_refused(cloud: Aws) -> None:
-    (found,) = preflight.instance_types(InfraSettings(node_instance_type="m5.enormous"), cloud)
-    assert found.words == "NODE_INSTANCE_TYPE='m5.enormous' is no instance type of us-east-1"
-
-
-def test_an_instance_type_that_a_zone_has_not_is_refused_with_where_it_is(cloud: Aws) -> None:
-    offers = cloud.ec2.get_paginator("describe_instance_type_offerings").paginate(LocationType="availability-zone")
-    by_type: dict[str, set[str]] = {}
-    for page in offers:
-        for offer in page["InstanceTypeOfferings"]:
-            by_type.setdefault(offer["InstanceType"], set()).add(offer["Location"])
-    kind = next(name for name, where in sorted(by_type.items()) if name[0] == "m" and "us-east-1e" not in where)
-    found = next(preflight.instance_types(InfraSettings(az_2="us-east-1e", node_instance_type=kind), cloud))
-    assert found.words.startswith(f"NODE_INSTANCE_TYPE='{kind}' is not offered in us-east-1e; it is in us-east-1")
-
-
-def test_an_instance_type_of_another_architecture_is_refused(cloud: Aws) -> None:
-    found = [
-        finding.words for finding in preflight.instance_types(InfraSettings(node_instance_type="m6g.large"), cloud)
-    ]
-    assert "is arm64, and the images are x86_64" in found[0]
-
-
-@pytest.mark.parametrize(
-    ("value", "stops", "words"),
-    [
-        (4.0, True, "is 4, the nodes at first need 8 (m5.large and c5.large); ask for more at https://"),
-        (10.0, False, "is 10, all nodes that may be together need 22"),
-    ],
-)
-def test_a_quota_that_is_too_small_is_named(cloud: Aws, value: float, stops: bool, words: str) -> None:
-    with Stubber(cloud.quotas) as stub:
-        stub.add_response(
-            "get_service_quota", {"Quota": {"Value": value}}, {"ServiceCode": "ec2", "QuotaCode": "L-1216C47A"}
-        )
-        (found,) = preflight.quota(InfraSettings(), cloud)
-    assert found.stops is stops
-    assert words in found.words
-
-
-def test_gpus_and_spot_count_against_quotas_of_their_own(cloud: Aws) -> None:
-    with Stubber(cloud.quotas) as stub:
-        stub.add_response(
-            "get_service_quota", {"Quota": {"Value": 100.0}}, {"ServiceCode": "ec2", "QuotaCode": "L-1216C47A"}
-        )
-        stub.add_response(
-            "get_service_quota", {"Quota": {"Value": 0.0}}, {"ServiceCode": "ec2", "QuotaCode": "L-3819A6DF"}
-        )
-        (found,) = preflight.quota(InfraSettings(accelerator="gpu", spot="true"), cloud)
-    assert "spot G and VT instances (L-3819A6DF) is 0, the nodes at first need 8 (g6.xlarge)" in found.words
-
-
-def test_a_quota_that_cannot_be_read_is_only_a_note(cloud: Aws) -> None:
-    (found,) = preflight.quota(InfraSettings(), cloud)
-    assert not found.stops
-    assert "see that it is at least 22" in found.words
-
-
 def test_a_version_out_of_standard_support_is_refused_with_those_in_it(cloud: Aws) -> None:
     versions = [
         {"clusterVersion": "1.36", "versionStatus": "STANDARD_SUPPORT"},
