@@ -12,9 +12,11 @@ from images.tool import KINDS
 from infra import regions
 from infra.command import main
 from infra.finding import Finding
+from infra.preflight_account import addresses, has_stack, key_pair, known_values, taken_names, vpcs
 from infra.preflight_nodes import instance_types, vcpus
+from infra.rules import refusals
 from infra.session import FAILURES, Aws, calling, failure_words
-from infra.settings import BUS_NODES, InfraSettings
+from infra.settings import BUS_NODES, InfraSettings, parameter_names
 from infra.template import CLUSTER, Template
 from steps.errors import ReelscanError, UsageError
 
@@ -50,13 +52,7 @@ def names(settings: InfraSettings, account: str, template: Template) -> Iterator
         yield Finding(
             f"CLUSTER_NAME={settings.cluster!r}: {len(settings.cluster)} characters, EKS takes {MAX_CLUSTER_NAME}"
         )
-    values = {
-        **settings.parameters(user=""),
-        "AWS::AccountId": account,
-        "AWS::Region": settings.region,
-        "AWS::StackName": settings.cluster_stack_name,
-        "AWS::Partition": "aws",
-    }
+    values = known_values(settings, account)
     for field, most in (("BucketName", MAX_BUCKET_NAME), ("QueueName", MAX_QUEUE_NAME)):
         longest = max(template.names(field, values).values(), key=len, default="")
         if len(longest) > most:
@@ -65,6 +61,15 @@ def names(settings: InfraSettings, account: str, template: Template) -> Iterator
                 f"CLUSTER_STACK_NAME={settings.cluster_stack_name!r}: {longest} would have {len(longest)} characters, "
                 f"allowed are {most}; take a stack name shorter by {over}"
             )
+
+
+def limits(settings: InfraSettings, template: Template) -> Iterator[Finding]:
+    """Values that the template itself refuses."""
+    variables = {parameter: name.upper() for name, parameter in parameter_names().items()}
+    # USER_ARN is looked at by `administrator`: not before AWS is asked does it say whose it is.
+    given = {name: value for name, value in settings.parameters(user="").items() if variables[name] != "USER_ARN"}
+    for words in refusals(template, given, variables):
+        yield Finding(words)
 
 
 def region(settings: InfraSettings, _: Aws) -> Iterator[Finding]:
@@ -127,27 +132,33 @@ def version(settings: InfraSettings, aws: Aws) -> Iterator[Finding]:
 
 def examine(settings: InfraSettings, aws: Aws) -> list[Finding]:
     """All that is found, in order. Without credentials or the region only what needs none."""
-    found = list(tools(settings))
+    template = Template(CLUSTER)
+    found = [*tools(settings), *limits(settings, template)]
     try:
         caller = aws.caller
     except ReelscanError as error:
         # An account's number always has twelve digits, so the lengths are known.
-        return [*found, Finding(str(error)), *names(settings, "0" * 12, Template(CLUSTER))]
-    found += names(settings, caller.account, Template(CLUSTER))
-    checks: tuple[Callable[[InfraSettings, Aws], Iterator[Finding]], ...] = (
-        region,
-        administrator,
-        zones,
-        room,
-        instance_types,
-        vcpus,
-        version,
-    )
-    for check in checks:
-        try:
-            found += check(settings, aws)
-        except ReelscanError as error:
-            found.append(Finding(str(error)))
+        return [*found, Finding(str(error)), *names(settings, "0" * 12, template)]
+    found += names(settings, caller.account, template)
+    for check in (region, administrator, zones, room, instance_types, vcpus, version, key_pair):
+        found += _told(check, settings, aws)
+    return [*found, *_told(_of_a_new_stack, settings, aws)]
+
+
+def _of_a_new_stack(settings: InfraSettings, aws: Aws) -> Iterator[Finding]:
+    """What a stack that is there has already."""
+    if not has_stack(settings, aws):
+        for check in (taken_names, vpcs, addresses):
+            yield from _told(check, settings, aws)
+
+
+def _told(check: Callable[[InfraSettings, Aws], Iterator[Finding]], settings: InfraSettings, aws: Aws) -> list[Finding]:
+    """What a check finds, and that it could not go on."""
+    found: list[Finding] = []
+    try:
+        found.extend(check(settings, aws))
+    except ReelscanError as error:
+        found.append(Finding(str(error)))
     return found
 
 

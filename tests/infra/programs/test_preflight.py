@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.stub import Stubber
@@ -86,6 +87,45 @@ def test_names_of_queues_longer_than_80_characters_are_refused() -> None:
 def test_a_long_name_of_the_cluster_is_refused() -> None:
     (found,) = preflight.names(InfraSettings(cluster_name="c" * 101), ACCOUNT, Template(CLUSTER))
     assert found.words.endswith("101 characters, EKS takes 100")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"log_retention_days": 10}, "LOG_RETENTION_DAYS='10': allowed are 1, 3, 5, 7, 14, 30, "),
+        ({"log_retention_days": 1000}, "LOG_RETENTION_DAYS='1000': allowed are 1, 3, 5, 7, 14, 30, "),
+        (
+            {"endpoint_access": "public", "public_access_cidrs": "203.0.113.0/24"},
+            "ENDPOINT_ACCESS='public', PUBLIC_ACCESS_CIDRS='203.0.113.0/24': With ENDPOINT_ACCESS=public the nodes",
+        ),
+        ({"ssh_key_name": "schlüssel"}, "SSH_KEY_NAME='schlüssel': must be the name of a key pair, or empty"),
+        (
+            {"accelerator": "gpu", "inference_node_instance_type": "g6.huge"},
+            "ACCELERATOR='gpu', INFERENCE_NODE_INSTANCE_TYPE='g6.huge': ACCELERATOR=gpu needs",
+        ),
+    ],
+)
+def test_what_the_template_refuses_is_refused_by_the_name_of_the_variable(given: dict[str, Any], words: str) -> None:
+    (found,) = preflight.limits(InfraSettings(**given), Template(CLUSTER))
+    assert found.stops
+    assert found.words.startswith(words)
+
+
+def test_what_the_template_allows_is_not_refused() -> None:
+    allowed = [
+        InfraSettings(),
+        InfraSettings(accelerator="gpu", spot="true", az_2="us-east-1c"),
+        InfraSettings(endpoint_access="public", inference_node_instance_type="c5.large,c5a.large"),
+        InfraSettings(network_egress="endpoints", budget_usd_per_month=10, budget_email="me@example.com"),
+    ]
+    assert [list(preflight.limits(settings, Template(CLUSTER))) for settings in allowed] == [[]] * len(allowed)
+
+
+@pytest.mark.usefixtures("tools")
+def test_that_needs_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert "LOG_RETENTION_DAYS='10'" in words(InfraSettings(log_retention_days=10), Aws("us-east-1"))
 
 
 def test_a_region_that_is_not_known_is_only_a_note_where_something_answers(cloud: Aws) -> None:

@@ -22,6 +22,7 @@ CALLER = Caller("123456789012", "arn:aws:iam::123456789012:user/me")
 ARN = "arn:aws:iam::123456789012:role/reelscan-operator"
 # What IAM calls an action that is not called as the operation is.
 ACTIONS = {
+    "s3:HeadBucket": "s3:ListBucket",
     "s3:ListObjectVersions": "s3:ListBucketVersions",
     "s3:ListMultipartUploads": "s3:ListBucketMultipartUploads",
     "s3:DeleteObjects": "s3:DeleteObject",
