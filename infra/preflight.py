@@ -72,11 +72,16 @@ def limits(settings: InfraSettings, template: Template) -> Iterator[Finding]:
         yield Finding(words)
 
 
-def region(settings: InfraSettings, _: Aws) -> Iterator[Finding]:
-    """A region that is not known, though something answers for it."""
+def region(settings: InfraSettings, aws: Aws) -> Iterator[Finding]:
+    """A region that is not known, which is only said if it has zones: it may be newer than botocore."""
     words = regions.unknown(settings.region)
     if words is not None:
-        yield Finding(words, stops=False)
+        try:
+            _zone_ids(aws)
+        except ReelscanError:
+            yield Finding(words)
+        else:
+            yield Finding(words, stops=False)
 
 
 def administrator(settings: InfraSettings, aws: Aws) -> Iterator[Finding]:
@@ -88,15 +93,19 @@ def administrator(settings: InfraSettings, aws: Aws) -> Iterator[Finding]:
 
 def zones(settings: InfraSettings, aws: Aws) -> Iterator[Finding]:
     """Zones that are not there, or that EKS leaves out."""
-    with calling(f"zones of {settings.region}"):
-        found = aws.ec2.describe_availability_zones()["AvailabilityZones"]
-    known = {zone["ZoneName"]: zone.get("ZoneId", "") for zone in found}
+    known = _zone_ids(aws)
     usable = [name for name, zone_id in sorted(known.items()) if zone_id not in ZONES_WITHOUT_EKS]
     for number, zone in enumerate(settings.zones):
         if zone not in known:
             yield Finding(f"AZ_{number}={zone!r} is no zone of {settings.region}; there are {', '.join(usable)}")
         elif known[zone] in ZONES_WITHOUT_EKS:
             yield Finding(f"AZ_{number}={zone!r} is {known[zone]}, where EKS is not; take one of {', '.join(usable)}")
+
+
+def _zone_ids(aws: Aws) -> dict[str, str]:
+    with calling(f"zones of {aws.region}"):
+        found = aws.ec2.describe_availability_zones()["AvailabilityZones"]
+    return {zone["ZoneName"]: zone.get("ZoneId", "") for zone in found}
 
 
 def room(settings: InfraSettings, _: Aws) -> Iterator[Finding]:
@@ -140,7 +149,12 @@ def examine(settings: InfraSettings, aws: Aws) -> list[Finding]:
         # An account's number always has twelve digits, so the lengths are known.
         return [*found, Finding(str(error)), *names(settings, "0" * 12, template)]
     found += names(settings, caller.account, template)
-    for check in (region, administrator, zones, room, instance_types, vcpus, version, key_pair):
+    there = _told(region, settings, aws)
+    found += there
+    if any(finding.stops for finding in there):
+        # All the rest would fail of that alone.
+        return found
+    for check in (administrator, zones, room, instance_types, vcpus, version, key_pair):
         found += _told(check, settings, aws)
     return [*found, *_told(_of_a_new_stack, settings, aws)]
 

@@ -82,7 +82,7 @@ def _unfit(setting: str, kind: InstanceType, group: _Group) -> Iterator[Finding]
         )
     if not kind.room.holds(group.needs):
         yield Finding(
-            f"{setting} has {kind.cpus} CPUs and {kind.memory_mib} MiB, of which a node leaves {kind.room} to pods; "
+            f"{setting} has {kind.cpus} CPUs and {kind.memory_mib} MiB, with room for {kind.room}; "
             f"{group.holds} {'takes' if group.needs.pods == 1 else 'take'} {group.needs}; take a larger one such as "
             f"{'g6.xlarge' if group.accelerator == 'gpu' else 'm5.large'}"
         )

@@ -79,7 +79,8 @@ def error_message(error: ClientError) -> str:
 
 def failure_words(error: Exception) -> str:
     """What one of `FAILURES` says, on one line that is not too long."""
-    words = error_message(error) if isinstance(error, ClientError) else str(error)
+    # A page that is no answer comes after these.
+    words = error_message(error) if isinstance(error, ClientError) else str(error).partition(" Further retries")[0]
     return " ".join(words.split())[:_MOST_WORDS]
 
 

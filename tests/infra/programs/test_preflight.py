@@ -128,10 +128,17 @@ def test_that_needs_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "LOG_RETENTION_DAYS='10'" in words(InfraSettings(log_retention_days=10), Aws("us-east-1"))
 
 
-def test_a_region_that_is_not_known_is_only_a_note_where_something_answers(cloud: Aws) -> None:
+@pytest.mark.usefixtures("tools")
+def test_a_region_that_is_none_is_all_that_is_said_of_it(cloud: Aws) -> None:
+    nowhere = Aws("us-east-9")
+    assert words(InfraSettings(region="us-east-9"), nowhere).startswith("REGION='us-east-9' is no region with EKS that")
+    assert len(preflight.examine(InfraSettings(region="us-east-9"), nowhere)) == 1
+    assert list(preflight.region(InfraSettings(), cloud)) == []
+
+
+def test_a_region_that_has_zones_but_is_not_known_is_only_a_note(cloud: Aws) -> None:
     (found,) = preflight.region(InfraSettings(region="us-east-9"), cloud)
     assert not found.stops
-    assert list(preflight.region(InfraSettings(), cloud)) == []
 
 
 @pytest.mark.parametrize("name", ["iam::123456789012:root", "sts::123456789012:federated-user/me"])

@@ -71,12 +71,10 @@ def test_a_quota_that_cannot_be_read_is_only_a_note(cloud: Aws) -> None:
 
 
 @pytest.mark.parametrize("name", ["t3.nano", "t3.micro", "t3.small"])
-def test_a_type_whose_nodes_hold_no_pod_is_refused_with_what_they_leave_and_what_it_takes(
-    cloud: Aws, name: str
-) -> None:
+def test_a_type_whose_nodes_hold_no_pod_is_refused_with_their_room_and_what_a_pod_takes(cloud: Aws, name: str) -> None:
     (found,) = refusals(cloud, inference_node_instance_type=name)
     assert found.startswith(f"INFERENCE_NODE_INSTANCE_TYPE='{name}' has 2 CPUs and ")
-    assert "MiB, of which a node leaves 1750m CPU, " in found
+    assert "MiB, with room for 1750m CPU, " in found
     assert found.endswith(
         "a pod with a model server takes 1610m CPU, 2752Mi and 1 pod; take a larger one such as m5.large"
     )

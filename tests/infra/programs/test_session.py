@@ -129,5 +129,6 @@ def test_an_answer_that_is_none_of_aws_is_one_line_with_what_to_look_at() -> Non
     said = str(raised.value)
     assert said.startswith("creating stack reelscan: the answer is none of AWS: Unable to parse response")
     assert "AWS_ENDPOINT_URL" in said
+    assert "doctype" not in said
     assert "\n" not in said
     assert raised.value.exit_status == 4
