@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from events.runs import FROM_MESSAGE, ORIGIN_LABEL
 from tests.cluster.accounts import balance
 from tests.cluster.cluster import embedded_serving, wait_for
 from tests.cluster.coded_runs import CODED, LIMITS
@@ -26,13 +27,13 @@ def test_what_is_undeployed_while_a_run_is_under_way_leaves_nothing_and_loses_no
         task = {"bucket": cluster.videos, "object": CLIP_KEY, "max_frames": 1}
         good = Message("good", json.dumps(task), (succeeded(range(1)),))
         sent = [good.sent(cluster.send(good.body))]
-        wait_for("the message to become a run", lambda: cluster.list("workflows"))
+        wait_for("the message to become a run", lambda: cluster.list("workflows", f"{ORIGIN_LABEL}={FROM_MESSAGE}"))
         cluster.undeploy()
 
         assert cluster.deployed() == []
         later = cluster.send(good.body)
         collected = collect(cluster, sent)
         assert balance(collected).problems == []
-        assert [workflow.finalizers for workflow in collected.workflows] == [[]]
+        assert [workflow.finalizers for workflow in collected.workflows] == [()]
         received = cluster.sqs.receive_message(QueueUrl=cluster.task_queue, WaitTimeSeconds=1)["Messages"]
         assert [message["MessageId"] for message in received] == [later]
