@@ -50,9 +50,11 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
 
 
 class Deployment:
-    """Objects of a kustomization in a namespace."""
+    """Objects of a kustomization in a namespace, of the cluster of a context of kubectl; none: of the current one."""
 
-    def __init__(self, settings: WorkflowSettings, overlay: str, folder: Path, console: Console) -> None:
+    def __init__(
+        self, settings: WorkflowSettings, overlay: str, folder: Path, console: Console, context: str = ""
+    ) -> None:
         if settings.namespace is None:
             raise UsageError("no namespace is set; set NAMESPACE, or namespace in the settings")
         path = OVERLAYS / overlay
@@ -60,6 +62,7 @@ class Deployment:
             known = ", ".join(sorted(folder.name for folder in OVERLAYS.iterdir()))
             raise UsageError(f"OVERLAY={overlay!r}: there is no such folder in events/overlays; there are {known}")
         self._namespace = settings.namespace
+        self._context = [f"--context={context}"] if context else []
         self._console = console
         # As objects tell their times: in whole seconds.
         self._began_at = datetime.now(UTC).replace(microsecond=0)
@@ -101,7 +104,7 @@ class Deployment:
         return to_yaml(document for document in self.documents if chosen(document["kind"]))
 
     def _run(self, *arguments: str, stdin: str) -> None:
-        said = kubectl("-n", self._namespace, *arguments, stdin=stdin)
+        said = self._kubectl(*arguments, stdin=stdin)
         self._console.print(said.rstrip(), highlight=False, markup=False)
 
     def _remove(self, chosen: Callable[[str], bool]) -> None:
@@ -134,7 +137,7 @@ class Deployment:
             path = (
                 f"/api/v1/namespaces/{self._namespace}/{pod.replace('pod/', 'pods/')}:{_MONITOR_PORT}/proxy{_STREAMS}"
             )
-            accounts = json.loads(kubectl("get", "--raw", path)).get("account_details", [])
+            accounts = json.loads(self._kubectl("get", "--raw", path)).get("account_details", [])
             consumers = [
                 consumer
                 for account in accounts
@@ -151,8 +154,8 @@ class Deployment:
         finalizers = "custom-columns=FINALIZERS:.metadata.finalizers"
         return FINALIZER in self._kubectl("get", "workflows", "--no-headers", "-o", finalizers)
 
-    def _kubectl(self, *arguments: str) -> str:
-        return kubectl("-n", self._namespace, *arguments)
+    def _kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return kubectl(*arguments, f"--namespace={self._namespace}", *self._context, stdin=stdin)
 
 
 def _time(text: str) -> datetime:
@@ -175,6 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--namespace", default="")
     parser.add_argument("--overlay", default="aws")
+    parser.add_argument("--context", default="", help="of kubectl; empty: its current one")
     parser.add_argument("--seconds", type=float, default=600.0, help="how long to wait for each thing")
     given = parser.parse_args(arguments)
     console = Console()
@@ -184,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
         changes = [*given.set, *([f"namespace={given.namespace}"] if given.namespace else [])]
         settings = load_settings(Path(given.settings) if given.settings else None, changes)
         folder = FOLDER / (settings.namespace or "")
-        deployment = Deployment(settings, given.overlay, folder, console)
+        deployment = Deployment(settings, given.overlay, folder, console, given.context)
         if given.action == "print":
             sys.stdout.write(to_yaml(deployment.documents))
         elif given.action == "delete":
