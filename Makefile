@@ -35,13 +35,10 @@ OPTIONS ?=
 ENTRYPOINT ?=
 NAMESPACE ?=
 TEMPLATE ?= reelscan
-# They reach the program as they are, past make and the shell: a key may hold any character.
-unexport VIDEO OPTIONS
-export SUBMIT_VIDEO = $(value VIDEO)
-export SUBMIT_OPTIONS = $(value OPTIONS)
 
-# What `make deploy` and `make undeploy` work on, besides NAMESPACE: a file of the workflow's settings (unset: the defaults), more
-# of them as DEPLOY_ARGS='--set task_queue=tasks --set max_runs=50', and a folder of events/overlays.
+# What `make deploy` and `make undeploy` work on, besides NAMESPACE and KUBE_CONTEXT (unset: kubectl's current one): a file of the
+# workflow's settings (unset: the defaults), more of them as DEPLOY_ARGS='--set task_queue=tasks --set max_runs=50', quoted as in
+# a shell, and a folder of events/overlays.
 SETTINGS ?=
 OVERLAY ?= aws
 DEPLOY_ARGS ?=
@@ -61,7 +58,30 @@ COMPLETED ?=
 # How many messages `make test-load` sends at once.
 LOAD_MESSAGES ?= 1000
 
+# $(call hand-over,TARGETS,PREFIX,VARIABLES): recipes of TARGETS find each of VARIABLES in their environment, with PREFIX before its
+# name, and write "$$PREFIX..." for it. So a value may hold spaces, quotes, `$HOME` and `$(...)`: no shell takes it for its own language.
+# What itself is words of a command line, TEST_ARGS, LOCK_ARGS and DEPLOY_ARGS, stands in recipes as it is.
+define hand-over
+$(foreach name,$(3),$(eval $(1): export $(2)$(name) = $$(call as-given,$(name))))
+$(foreach name,$(3),$(if $(filter command,$(origin $(name))),$(eval unexport $(name))))
+endef
+# Nor does make evaluate a value of its command line or of the environment; one of a makefile it does, as makefiles are. What it exports
+# of itself, those of the command line, it would evaluate.
+as-given = $(if $(filter command environment,$(origin $(1))),$(value $(1)),$($(1)))
+
 include infra/aws.mk
+$(call hand-over,.venv/bin/python,GIVEN_,PYTHON)
+$(call hand-over,test,GIVEN_,TEST_PROCESSES)
+$(call hand-over,test-serving,GIVEN_,SERVING)
+$(call hand-over,images test-images,GIVEN_,CONTAINER_BUILD CONTAINER_BUILD_ARGS)
+$(call hand-over,images,GIVEN_,IMAGE_REPOSITORY IMAGE_TAG SERVING_MODEL SERVING_VERSION SERVING_MODEL_NAME)
+$(call hand-over,submit,GIVEN_,VIDEO OPTIONS ENTRYPOINT NAMESPACE TEMPLATE)
+$(call hand-over,deploy undeploy,GIVEN_,SETTINGS NAMESPACE OVERLAY KUBE_CONTEXT)
+$(call hand-over,bench-cluster test-cluster test-ledger test-load,GIVEN_,CLUSTER_STEPS_IMAGE)
+$(call hand-over,test-cluster test-ledger test-load,GIVEN_,CLUSTER_AWS)
+$(call hand-over,test-cluster,GIVEN_,CLUSTER_PROCESSES)
+$(call hand-over,test-ledger,GIVEN_,SEED COMPLETED)
+$(call hand-over,test-load,GIVEN_,LOAD_MESSAGES)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -77,7 +97,7 @@ demo: .venv/.installed-local ## do the whole job on the sample clip with an embe
 	@.venv/bin/python -m local.demo
 
 test: .venv/.installed-dev ## run the tests
-	.venv/bin/pytest -n "$(TEST_PROCESSES)" $(TEST_ARGS)
+	.venv/bin/pytest -n "$$GIVEN_TEST_PROCESSES" $(TEST_ARGS)
 
 lint: .venv/.installed-dev ## check style and types
 	.venv/bin/ruff check
@@ -105,26 +125,26 @@ bench: .venv/.installed-dev ## measure detect against decoding alone and the ser
 	.venv/bin/python -m bench
 
 bench-cluster: .venv/.installed-dev ## measure runs on the cluster of your kubeconfig; JSON in out/bench/
-	CLUSTER_STEPS_IMAGE="$(CLUSTER_STEPS_IMAGE)" .venv/bin/python -m bench.cluster
+	CLUSTER_STEPS_IMAGE="$$GIVEN_CLUSTER_STEPS_IMAGE" .venv/bin/python -m bench.cluster
 
 test-serving: .venv/.installed-dev ## examine a TensorFlow Serving server: make test-serving SERVING=host:port
-	@test -n "$(SERVING)" || { echo "SERVING is not set: make test-serving SERVING=host:port" >&2; exit 2; }
-	SERVING="$(SERVING)" .venv/bin/pytest tests/conformance $(TEST_ARGS)
+	@test -n "$$GIVEN_SERVING" || { echo "SERVING is not set: make test-serving SERVING=host:port" >&2; exit 2; }
+	SERVING="$$GIVEN_SERVING" .venv/bin/pytest tests/conformance $(TEST_ARGS)
 
 test-tensorflow: .venv-tensorflow/.installed ## test serving a SavedModel, with TensorFlow (0.3 GB) in a venv of its own
 	.venv-tensorflow/bin/pytest -m tensorflow tests/local/serving $(TEST_ARGS)
 
 images: .venv/bin/python ## build the image of the steps, and of the model server if SERVING_MODEL is set
-	.venv/bin/python -m images.build --tool="$(CONTAINER_BUILD)" --tool-arguments="$(CONTAINER_BUILD_ARGS)" \
-	  --repository="$(IMAGE_REPOSITORY)" --tag="$(IMAGE_TAG)" --serving-model="$(SERVING_MODEL)" \
-	  --serving-version="$(SERVING_VERSION)" --model-name="$(SERVING_MODEL_NAME)"
+	.venv/bin/python -m images.build --tool="$$GIVEN_CONTAINER_BUILD" --tool-arguments="$$GIVEN_CONTAINER_BUILD_ARGS" \
+	  --repository="$$GIVEN_IMAGE_REPOSITORY" --tag="$$GIVEN_IMAGE_TAG" --serving-model="$$GIVEN_SERVING_MODEL" \
+	  --serving-version="$$GIVEN_SERVING_VERSION" --model-name="$$GIVEN_SERVING_MODEL_NAME"
 
 lock: .venv/.installed-dev ## lock the versions in the images to what pyproject.toml allows, and list their licences
 	.venv/bin/python -m images.lock $(LOCK_ARGS)
 	.venv/bin/python -m images.third_party
 
 test-images: .venv/.installed-dev ## build the images with CONTAINER_BUILD, and test what runs in them
-	CONTAINER_BUILD="$(CONTAINER_BUILD)" CONTAINER_BUILD_ARGS="$(CONTAINER_BUILD_ARGS)" \
+	CONTAINER_BUILD="$$GIVEN_CONTAINER_BUILD" CONTAINER_BUILD_ARGS="$$GIVEN_CONTAINER_BUILD_ARGS" \
 	  .venv/bin/pytest -m images tests/images $(TEST_ARGS)
 
 manifests: .venv/.installed-dev ## render workflows/manifests/, of the defaults and of each of workflows/examples/
@@ -134,9 +154,9 @@ manifests: .venv/.installed-dev ## render workflows/manifests/, of the defaults 
 	done
 
 submit: .venv/.installed-local ## submit a video to Argo and follow the run: make submit VIDEO=s3://BUCKET/KEY
-	@test -n "$$SUBMIT_VIDEO" || { echo "VIDEO is not set: make submit VIDEO=s3://BUCKET/KEY" >&2; exit 2; }
-	@.venv/bin/python -m workflows.submit --video="$$SUBMIT_VIDEO" --options="$$SUBMIT_OPTIONS" \
-	  --entrypoint="$(ENTRYPOINT)" --namespace="$(NAMESPACE)" --template="$(TEMPLATE)"
+	@test -n "$$GIVEN_VIDEO" || { echo "VIDEO is not set: make submit VIDEO=s3://BUCKET/KEY" >&2; exit 2; }
+	@.venv/bin/python -m workflows.submit --video="$$GIVEN_VIDEO" --options="$$GIVEN_OPTIONS" \
+	  --entrypoint="$$GIVEN_ENTRYPOINT" --namespace="$$GIVEN_NAMESPACE" --template="$$GIVEN_TEMPLATE"
 
 deploy: .venv/.installed-local ## make runs of the messages on a queue: make deploy NAMESPACE=video SETTINGS=settings.yaml
 	@.venv/bin/python -m events.deploy apply $(deployment)
@@ -144,24 +164,25 @@ deploy: .venv/.installed-local ## make runs of the messages on a queue: make dep
 undeploy: .venv/.installed-local ## end that, after the runs that are under way have been accounted for
 	@.venv/bin/python -m events.deploy delete $(deployment)
 
-deployment = --settings="$(SETTINGS)" --namespace="$(NAMESPACE)" --overlay="$(OVERLAY)" $(DEPLOY_ARGS)
+deployment = --settings="$$GIVEN_SETTINGS" --namespace="$$GIVEN_NAMESPACE" --overlay="$$GIVEN_OVERLAY" \
+  --context="$$GIVEN_KUBE_CONTEXT" $(DEPLOY_ARGS)
 
 test-cluster: .venv/.installed-dev ## test on the cluster of your kubeconfig, in namespaces that are removed after
 	@$(check-cluster)
-	@test -n "$(CLUSTER_AWS)" || echo "CLUSTER_AWS is not set: leaving out the test for which S3 and SQS fail"
-	$(on-cluster) -n "$(CLUSTER_PROCESSES)" --dist loadfile -m "cluster and not aws_faults" tests/cluster $(TEST_ARGS)
-	$(if $(CLUSTER_AWS),$(on-cluster) -m "cluster and aws_faults" tests/cluster $(TEST_ARGS))
+	@test -n "$$GIVEN_CLUSTER_AWS" || echo "CLUSTER_AWS is not set: leaving out the test for which S3 and SQS fail"
+	$(on-cluster) -n "$$GIVEN_CLUSTER_PROCESSES" --dist loadfile -m "cluster and not aws_faults" tests/cluster $(TEST_ARGS)
+	$(if $(call as-given,CLUSTER_AWS),$(on-cluster) -m "cluster and aws_faults" tests/cluster $(TEST_ARGS))
 
 test-ledger: .venv/.installed-dev ## send 200 messages on the cluster while all is hit, and balance the books: SEED=n
 	@$(check-cluster)
-	@test -n "$(CLUSTER_AWS)" || { echo "CLUSTER_AWS is not set to a program that makes S3 and SQS fail" >&2; exit 2; }
-	SEED="$(SEED)" COMPLETED="$(COMPLETED)" $(on-cluster) -s -m ledger tests/cluster $(TEST_ARGS)
+	@test -n "$$GIVEN_CLUSTER_AWS" || { echo "CLUSTER_AWS is not set to a program that makes S3 and SQS fail" >&2; exit 2; }
+	SEED="$$GIVEN_SEED" COMPLETED="$$GIVEN_COMPLETED" $(on-cluster) -s -m ledger tests/cluster $(TEST_ARGS)
 
 test-load: .venv/.installed-dev ## send a thousand messages at once on the cluster
 	@$(check-cluster)
-	LOAD_MESSAGES="$(LOAD_MESSAGES)" $(on-cluster) -s -m load tests/cluster $(TEST_ARGS)
+	LOAD_MESSAGES="$$GIVEN_LOAD_MESSAGES" $(on-cluster) -s -m load tests/cluster $(TEST_ARGS)
 
-on-cluster = CLUSTER_STEPS_IMAGE="$(CLUSTER_STEPS_IMAGE)" CLUSTER_AWS="$(CLUSTER_AWS)" .venv/bin/pytest
+on-cluster = CLUSTER_STEPS_IMAGE="$$GIVEN_CLUSTER_STEPS_IMAGE" CLUSTER_AWS="$$GIVEN_CLUSTER_AWS" .venv/bin/pytest
 
 define check-cluster
 for program in kubectl argo; do \
@@ -192,7 +213,7 @@ clean: ## remove .venv, results in out/, and what the tools leave
 
 .venv/bin/python:
 	@set -eu; \
-	chosen="$(PYTHON)"; \
+	chosen="$$GIVEN_PYTHON"; \
 	if [ -z "$$chosen" ]; then \
 	  if command -v python3.11 >/dev/null 2>&1; then chosen=python3.11; else chosen=python3; fi; \
 	fi; \

@@ -74,7 +74,8 @@ ARGO_EVENTS_MANIFESTS ?=
 ARGO_ARCHIVE_HOST ?=
 # Nodes without a way to the internet pull IMAGE_MIRROR/quay.io/argoproj/... instead.
 IMAGE_MIRROR ?=
-# A context of kubectl, to install Argo alone into a cluster that is not a stack's.
+# A context of kubectl. `make install-argo` installs Argo alone into its cluster, which is not a stack's; unset, it takes the context that
+# `make update-kubeconfig` made. `make deploy` and `make undeploy` work on its cluster; unset, on that of kubectl's current context.
 KUBE_CONTEXT ?=
 
 # For `make cost`: analysed frames a second of video, and those that a node analyses (0: infra/prices.yaml).
@@ -127,7 +128,4 @@ aws-variables := CLUSTER_STACK_NAME CLUSTER_NAME EKS_ADMIN_ROLE USER_ARN REGION 
   ARGO_ARCHIVE_HOST IMAGE_MIRROR KUBE_CONTEXT COST_ANALYSED_FPS COST_NODE_FPS CONFIRM DELETE_UNREACHABLE \
   NAMESPACE IMAGE_REPOSITORY IMAGE_TAG CONTAINER_BUILD
 
-# They reach the programs in the environment, past the shell: a value may hold spaces and quotes. One of the command line or of the
-# environment is not evaluated by make either; one of a makefile is, as makefiles are.
-as-given = $(if $(filter file override,$(origin $(1))),$($(1)),$(value $(1)))
-$(foreach name,$(aws-variables),$(eval $(aws-targets): export INFRA_$(name) = $$(call as-given,$(name))))
+$(call hand-over,$(aws-targets),INFRA_,$(aws-variables))

@@ -1,7 +1,8 @@
-"""The Makefile works before anything is installed, and says what it needs."""
+"""The Makefile works before anything is installed, says what it needs, and hands values on as they are."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -16,6 +17,34 @@ MAKEFILES = ("Makefile", "infra/aws.mk")
 TARGETS = [
     target for name in MAKEFILES for target in re.findall(r"^([a-z][a-z-]*):", (ROOT / name).read_text(), re.MULTILINE)
 ]
+AWKWARD = 'it\'s "quoted"  $HOME `touch pwned` $(touch pwned) $(shell touch pwned) a;b & * é"; touch pwned; echo "'
+BUILD = {"--tool": "CONTAINER_BUILD", "--tool-arguments": "CONTAINER_BUILD_ARGS", "--repository": "IMAGE_REPOSITORY",
+         "--tag": "IMAGE_TAG", "--serving-model": "SERVING_MODEL", "--serving-version": "SERVING_VERSION",
+         "--model-name": "SERVING_MODEL_NAME"}  # fmt: skip
+SUBMIT = {"--video": "VIDEO", "--options": "OPTIONS", "--entrypoint": "ENTRYPOINT", "--namespace": "NAMESPACE",
+          "--template": "TEMPLATE"}  # fmt: skip
+DEPLOY = {"--settings": "SETTINGS", "--namespace": "NAMESPACE", "--overlay": "OVERLAY", "--context": "KUBE_CONTEXT"}
+OPTIONS: dict[str, dict[str, str]] = {
+    "test": {"-n": "TEST_PROCESSES"}, "images": BUILD, "submit": SUBMIT, "deploy": DEPLOY, "undeploy": DEPLOY,
+    "test-cluster": {"-n": "CLUSTER_PROCESSES"},
+}  # fmt: skip
+"""Variables of the Makefile by the options in which the programs of its targets find them."""
+ENVIRONMENT = {
+    "test-serving": ["SERVING"],
+    "test-images": ["CONTAINER_BUILD", "CONTAINER_BUILD_ARGS"],
+    "bench-cluster": ["CLUSTER_STEPS_IMAGE"],
+    "test-cluster": ["CLUSTER_STEPS_IMAGE", "CLUSTER_AWS"],
+    "test-ledger": ["CLUSTER_STEPS_IMAGE", "CLUSTER_AWS", "SEED", "COMPLETED"],
+    "test-load": ["CLUSTER_STEPS_IMAGE", "CLUSTER_AWS", "LOAD_MESSAGES"],
+}
+"""Variables that the programs of targets find in their environment."""
+WORDS = ("TEST_ARGS", "LOCK_ARGS", "DEPLOY_ARGS")
+"""Variables that are words of a command line."""
+NOTE = """#!/bin/sh
+folder=$(dirname "$0")/../..
+printf '%s\\0' "$@" >>"$folder/arguments"
+env -0 >"$folder/environment"
+"""
 
 
 @pytest.fixture
@@ -29,8 +58,8 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def make(checkout: Path, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": path or os.environ["PATH"], "HOME": str(checkout)}
+def make(checkout: Path, *arguments: str, path: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": path or os.environ["PATH"], "HOME": str(checkout), **more}
     program = shutil.which("make")
     assert program is not None
     return subprocess.run(
@@ -146,3 +175,68 @@ def test_examining_a_server_needs_its_address(checkout: Path, tools: Path) -> No
     done = make(checkout, "test-serving", path=str(tools))
     assert done.returncode != 0
     assert "make test-serving SERVING=host:port" in done.stderr
+
+
+@pytest.fixture
+def installed(checkout: Path) -> Path:
+    """The same with programs that note how they are called, in place of what would be installed."""
+    folder = checkout / ".venv/bin"
+    folder.mkdir(parents=True)
+    for name in ("python", "pytest", "kubectl", "argo"):
+        (folder / name).write_text(NOTE)
+        (folder / name).chmod(0o755)
+    for stamp in (".installed-local", ".installed-dev"):
+        (checkout / ".venv" / stamp).touch()
+    return checkout
+
+
+def make_installed(installed: Path, target: str, *arguments: str, **more: str) -> None:
+    login = dict.fromkeys(("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "x")
+    path = f"{installed / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
+    done = make(installed, target, *arguments, path=path, **login, **more)
+    assert done.returncode == 0, done.stderr
+
+
+def arrived(installed: Path, target: str) -> dict[str, str]:
+    """What the programs of a target were given, by the Makefile's variables."""
+    words = (installed / "arguments").read_text().split("\0")
+    options = dict(word.partition("=")[::2] for word in words) | dict(itertools.pairwise(words))
+    environment = dict(entry.partition("=")[::2] for entry in (installed / "environment").read_text().split("\0"))
+    found = {name: options[option] for option, name in OPTIONS.get(target, {}).items()}
+    return found | {name: environment[name] for name in ENVIRONMENT.get(target, [])}
+
+
+@pytest.mark.parametrize("target", sorted({*OPTIONS, *ENVIRONMENT}))
+@pytest.mark.parametrize("origin", ["command line", "environment", "environment, with -e"])
+def test_a_value_arrives_as_it_was_given_and_is_never_run(origin: str, target: str, installed: Path) -> None:
+    names = [*OPTIONS.get(target, {}).values(), *ENVIRONMENT.get(target, [])]
+    before = {path.name for path in installed.iterdir()}
+    if origin == "command line":
+        make_installed(installed, target, *(f"{name}={AWKWARD}" for name in names))
+    else:
+        make_installed(installed, *(["-e"] if "-e" in origin else []), target, **dict.fromkeys(names, AWKWARD))
+    assert arrived(installed, target) == dict.fromkeys(names, AWKWARD)
+    assert {path.name for path in installed.iterdir()} - before == {"arguments", "environment"}
+
+
+def test_a_value_of_custom_mk_is_evaluated_as_makefiles_are(installed: Path) -> None:
+    (installed / "custom.mk").write_text('NAMESPACE = video\nSETTINGS = my "$(NAMESPACE)" settings.yaml\n')
+    make_installed(installed, "deploy")
+    given = arrived(installed, "deploy")
+    assert (given["NAMESPACE"], given["SETTINGS"]) == ("video", 'my "video" settings.yaml')
+
+
+def test_python_s_name_may_hold_any_character(checkout: Path) -> None:
+    done = make(checkout, "install", f"PYTHON={AWKWARD}")
+    assert f"{AWKWARD} was not found" in done.stderr
+    assert not (checkout / "pwned").exists()
+
+
+def test_every_variable_is_handed_over_or_words_of_a_command_line() -> None:
+    text = (ROOT / "Makefile").read_text()
+    variables = re.findall(r"^([A-Z][A-Z0-9_]*) \?=", text, re.MULTILINE)
+    handed = {name for options in OPTIONS.values() for name in options.values()}
+    handed |= {name for names in ENVIRONMENT.values() for name in names}
+    assert sorted(variables) == sorted((handed | {"PYTHON", *WORDS}) - {"KUBE_CONTEXT"})
+    recipes = "\n".join(line for line in text.splitlines() if line.startswith("\t"))
+    assert set(re.findall(r"\$\(([A-Z][A-Z0-9_]*)\)", recipes)) & set(variables) == {"TEST_ARGS", "LOCK_ARGS"}

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "infra/aws.mk").read_text()
 TARGETS = re.findall(r"^([a-z][a-z-]*): .*## ", TEXT, re.MULTILINE)
 VARIABLES = re.findall(r"^([A-Z][A-Z0-9_]*) \?=", TEXT, re.MULTILINE)
+FILES = ("Makefile", "infra/aws.mk", "pyproject.toml", "setup.py")
 OF_THE_MAKEFILE = ("NAMESPACE", "IMAGE_REPOSITORY", "IMAGE_TAG", "CONTAINER_BUILD")
 MODULES = {
     "preflight": "preflight", "create-role": "role", "create-cluster": "stack", "update-kubeconfig": "kubeconfig",
@@ -24,19 +26,17 @@ MODULES = {
     "delete-cluster": "cleanup",
 }  # fmt: skip
 """Those that there are to be, with their programs."""
-AWKWARD = 'it\'s "quoted"  $HOME `id` $(id) a;b & * é'
+AWKWARD = 'it\'s "quoted"  $HOME `touch pwned` $(touch pwned) $(shell touch pwned) a;b & * é"; touch pwned; echo "'
 SHOW = '#!/bin/sh\nenv -0 > "$(dirname "$0")/../../environment"\n'
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with a space in its name, in which the Makefile's part about AWS stands, and nothing is installed."""
+    """A folder with a space in its name, in which the Makefile stands, and nothing is installed."""
     folder = tmp_path / "my checkout"
     (folder / "infra").mkdir(parents=True)
-    shutil.copy(ROOT / "infra/aws.mk", folder / "infra")
-    own = "".join(f"{name} ?= of-the-makefile\n" for name in OF_THE_MAKEFILE)
-    stamp = ".venv/.installed-local:\n\t@touch installed\n"
-    (folder / "Makefile").write_text(f"-include custom.mk\n{own}include infra/aws.mk\n{stamp}")
+    for name in FILES:
+        shutil.copy(ROOT / name, folder / name)
     return folder
 
 
@@ -68,6 +68,10 @@ def arrived(checkout: Path) -> dict[str, str]:
     return {name.removeprefix(PREFIX): value for name, value in pairs.items() if name.startswith(PREFIX)}
 
 
+def files(checkout: Path) -> set[str]:
+    return {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
+
+
 def test_the_targets_of_the_issue_are_there() -> None:
     assert sorted(TARGETS) == sorted(MODULES)
 
@@ -94,7 +98,7 @@ def test_a_dry_run_calls_nothing_with_no_credentials_in_an_empty_environment(
     done = make(checkout, "-n", target, path=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert f".venv/bin/python -m infra.{MODULES[target]}" in done.stdout
-    assert sorted(path.name for path in checkout.iterdir()) == ["Makefile", "infra"]
+    assert files(checkout) == set(FILES)
 
 
 def test_every_target_has_its_program() -> None:
@@ -109,14 +113,15 @@ def test_a_dry_run_with_every_variable_overridden_by_spaces_and_quotes_calls_not
     given = [f'{name}=it\'s "a  b"; touch pwned' for name in (*VARIABLES, *OF_THE_MAKEFILE)]
     done = make(checkout, "-n", target, *given, path=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in checkout.iterdir()) == ["Makefile", "infra"]
+    assert files(checkout) == set(FILES)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_with_nothing_set_the_programs_have_their_defaults(target: str, installed: Path) -> None:
     assert make(installed, target).returncode == 0
     given = arrived(installed)
-    own = dict.fromkeys(OF_THE_MAKEFILE, "of-the-makefile")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    own = {"NAMESPACE": "", "IMAGE_REPOSITORY": "reelscan", "IMAGE_TAG": version, "CONTAINER_BUILD": ""}
     assert {name: given.pop(name) for name in OF_THE_MAKEFILE} == own
     read = InfraSettings.from_environment({f"{PREFIX}{name}": value for name, value in given.items()})
     assert read.model_dump(exclude={"az_0", "az_1", "inference_node_instance_type"}) == InfraSettings().model_dump(
@@ -130,6 +135,7 @@ def test_values_of_the_command_line_arrive_with_spaces_quotes_and_dollars(instal
     done = make(installed, "create-cluster", *(f"{name}={AWKWARD}" for name in names))
     assert done.returncode == 0, done.stderr
     assert arrived(installed) == dict.fromkeys(names, AWKWARD)
+    assert "pwned" not in files(installed)
 
 
 def test_values_of_the_environment_arrive_with_spaces_quotes_and_dollars(installed: Path) -> None:
@@ -137,6 +143,7 @@ def test_values_of_the_environment_arrive_with_spaces_quotes_and_dollars(install
     done = make(installed, "create-cluster", environment=dict.fromkeys(names, AWKWARD))
     assert done.returncode == 0, done.stderr
     assert arrived(installed) == dict.fromkeys(names, AWKWARD)
+    assert "pwned" not in files(installed)
 
 
 def test_values_of_custom_mk_arrive_evaluated_as_makefiles_are(installed: Path) -> None:
