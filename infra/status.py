@@ -26,14 +26,16 @@ _RECEIVED: Literal["ApproximateNumberOfMessagesNotVisible"] = "ApproximateNumber
 Rows = Iterator[tuple[str, str]]
 
 
-def _cluster(settings: InfraSettings, aws: Aws) -> Rows:
+def cluster_rows(settings: InfraSettings, aws: Aws) -> Rows:
+    """The cluster and its node groups."""
     cluster = find_cluster(settings, aws)
     if cluster is None:
         yield "cluster", "there is none"
         return
     access = cluster.get("resourcesVpcConfig", {})
-    words = "public" if access.get("endpointPublicAccess") else "private"
-    yield "cluster", f"{cluster.get('status')}, Kubernetes {cluster.get('version')}, {words} endpoint"
+    reached = [words for words in ("public", "private") if access.get(f"endpoint{words.capitalize()}Access")]
+    endpoint = f"{' and '.join(reached)} endpoint"
+    yield "cluster", f"{cluster.get('status')}, Kubernetes {cluster.get('version')}, {endpoint}"
     with calling(f"node groups of {settings.cluster}"):
         for name in aws.eks.list_nodegroups(clusterName=settings.cluster)["nodegroups"]:
             group = aws.eks.describe_nodegroup(clusterName=settings.cluster, nodegroupName=name)["nodegroup"]
@@ -64,7 +66,7 @@ def _alarms(settings: InfraSettings, aws: Aws) -> Rows:
 def rows(settings: InfraSettings, aws: Aws, stack: StackTypeDef) -> Rows:
     """What is shown: what, and how it is."""
     yield "stack", f"{stack['StackStatus']} {stack.get('StackStatusReason', '')}".strip()
-    yield from _cluster(settings, aws)
+    yield from cluster_rows(settings, aws)
     yield from _queues(settings, aws)
     yield from _alarms(settings, aws)
     told = outputs(stack)

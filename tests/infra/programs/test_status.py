@@ -45,6 +45,20 @@ def test_stack_cluster_nodes_queues_and_alarms_are_shown(
     assert (tmp_path / "out/aws/reelscan/settings.yaml").is_file()
 
 
+@pytest.mark.parametrize(
+    ("public", "private", "said"),
+    [(True, True, "public and private"), (True, False, "public"), (False, True, "private")],
+)
+def test_where_the_kubernetes_api_answers_is_told(
+    public: bool, private: bool, said: str, cloud: Aws, settings: InfraSettings
+) -> None:
+    access = {"subnetIds": ["subnet-1"], "endpointPublicAccess": public, "endpointPrivateAccess": private}
+    role = cloud.iam.create_role(RoleName="eks", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    cloud.eks.create_cluster(name="reelscan", version="1.35", roleArn=role, resourcesVpcConfig=access)
+    (cluster,) = status.cluster_rows(settings, cloud)
+    assert cluster == ("cluster", f"ACTIVE, Kubernetes 1.35, {said} endpoint")
+
+
 def test_without_a_stack_it_says_so(cloud: Aws, settings: InfraSettings, console: Console) -> None:
     assert cloud.cloudformation.describe_stacks()["Stacks"] == []
     with pytest.raises(UsageError, match="us-east-1 has no such stack"):
