@@ -56,19 +56,22 @@ def load_prices(path: Path = PRICES) -> dict[str, Any]:
 def estimate(settings: InfraSettings, prices: dict[str, Any]) -> Estimate:
     """What a cluster of these settings costs. Raises UsageError for an instance type without a price."""
     hour = prices["hour"]
-    volume_hour = prices["month"]["gp3_gib"] / HOURS_PER_MONTH
+    month = {name: dollars / HOURS_PER_MONTH for name, dollars in prices["month"].items()}
+    volume_hour, monitoring = month["gp3_gib"], month["detailed_monitoring"]
     standard = _instance(prices, "NODE_INSTANCE_TYPE", settings.node_types)
     inference = _instance(prices, "INFERENCE_NODE_INSTANCE_TYPE", settings.inference_types)
     if settings.spot == "true":
         inference *= 1 - prices["spot_discount"]
-    inference += settings.inference_node_volume_size * volume_hour
+    inference += settings.inference_node_volume_size * volume_hour + monitoring
     zones = len(settings.zones)
     if settings.network_egress == "nat":
-        network, words = hour["nat_gateway"], "NAT gateway"
+        network, words = hour["nat_gateway"] + hour["public_ipv4"], "NAT gateway, with its address"
     else:
-        endpoints = interface_endpoints()
+        endpoints = _count("AWS::EC2::VPCEndpoint", VpcEndpointType="Interface")
         network, words = zones * endpoints * hour["interface_endpoint"], f"{endpoints} endpoints in {zones} zones"
-    node = standard + settings.node_volume_size * volume_hour
+    node = standard + settings.node_volume_size * volume_hour + monitoring
+    keys, alarms = _count("AWS::KMS::Key"), _count("AWS::CloudWatch::Alarm")
+    dashboards = _count("AWS::CloudWatch::Dashboard")
     # The autoscaler takes no node that a replica of the bus would have to leave.
     nodes = max(settings.node_asg_min, BUS_NODES)
     idle = {
@@ -79,16 +82,19 @@ def estimate(settings: InfraSettings, prices: dict[str, Any]) -> Estimate:
             settings.inference_node_asg_min * inference
         ),
         f"volumes of the bus, {BUS_GIB} GiB": BUS_GIB * volume_hour,
+        f"key, {alarms} alarms, dashboard": (
+            keys * month["kms_key"] + alarms * month["alarm"] + dashboards * month["dashboard"]
+        ),
     }
     rate = settings.cost_node_fps or prices["node_frames_per_second"][settings.accelerator]
     node_hours = settings.cost_analysed_fps / rate
     return Estimate(idle, inference, node_hours * inference, node_hours)
 
 
-def interface_endpoints() -> int:
-    """How many infra/cluster.yaml makes with NETWORK_EGRESS=endpoints."""
-    resources = Template(CLUSTER).resources.values()
-    return sum(item.get("Properties", {}).get("VpcEndpointType") == "Interface" for item in resources)
+def _count(kind: str, **properties: str) -> int:
+    """How many resources of a type infra/cluster.yaml has, those of all its conditions."""
+    resources = [item for item in Template(CLUSTER).resources.values() if item["Type"] == kind]
+    return sum(properties.items() <= item.get("Properties", {}).items() for item in resources)
 
 
 def _instance(prices: dict[str, Any], setting: str, names: list[str]) -> float:
@@ -138,8 +144,8 @@ def cost(settings: InfraSettings, console: Console) -> None:
         f"\nOf a second of video {settings.cost_analysed_fps:g} frames are analysed (COST_ANALYSED_FPS). Where the "
         "frames/s of a node come from stands in\ninfra/prices.yaml: measure your own model, and set COST_NODE_FPS. "
         f"Prices are those of {prices['region']} of {prices['date']}, to be\n"
-        "checked at https://aws.amazon.com/pricing. Requests, data through NAT, storage in S3, logs and the start of "
-        "nodes are not in it."
+        "checked at https://aws.amazon.com/pricing. Requests, data (through NAT or endpoints, between zones, out of "
+        "AWS), storage in S3 and\nECR, logs and the start of nodes are not in it."
     )
     if settings.region != prices["region"]:
         console.print(f"REGION is {settings.region}: its prices differ from those of {prices['region']}.")
