@@ -116,7 +116,8 @@ def install_argo(settings: InfraSettings, console: Console) -> None:
     kubectl.check("`make update-kubeconfig` makes it")
     install(settings, place, kubectl, FOLDER / place.stack, console)
     console.print(
-        f"next: make push-images, then make deploy SETTINGS={FOLDER / place.stack / 'settings.yaml'}\n"
+        "next: make images push-images SERVING_MODEL=FOLDER, then make deploy "
+        f"SETTINGS={FOLDER / place.stack / 'settings.yaml'}\n"
         "the UI: kubectl -n argo port-forward service/argo-server 2746, then https://localhost:2746 with the token of "
         "`argo auth token`"
     )

@@ -201,7 +201,10 @@ def create_cluster(settings: InfraSettings, console: Console) -> None:
         path = write_settings(settings, aws, existing)
         console.print(f"settings of the deployment: {path}")
         _keep_nodes(settings, aws, outputs(existing), console)
-        console.print(f"next: make update-kubeconfig install-argo push-images, then make deploy SETTINGS={path}")
+        console.print(
+            "next: make update-kubeconfig install-argo, make images push-images SERVING_MODEL=FOLDER, then make deploy "
+            f"SETTINGS={path}"
+        )
 
 
 def _keep_nodes(settings: InfraSettings, aws: Aws, told: dict[str, str], console: Console) -> None:

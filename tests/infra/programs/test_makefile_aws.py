@@ -101,6 +101,10 @@ def test_a_dry_run_calls_nothing_with_no_credentials_in_an_empty_environment(
     assert files(checkout) == set(FILES)
 
 
+def test_a_dry_run_where_all_is_installed_prints_the_program_s_call_alone(installed: Path) -> None:
+    assert make(installed, "-n", "create-cluster").stdout == ".venv/bin/python -m infra.stack\n"
+
+
 def test_every_target_has_its_program() -> None:
     for module in MODULES.values():
         assert (ROOT / f"infra/{module}.py").is_file()
