@@ -25,6 +25,7 @@ LOG_RETENTION_DAYS ?= 30
 ACCELERATOR ?= cpu
 EI_TYPE ?=
 SSH_KEY_NAME ?=
+# NODE_ASG_* count the standard nodes of all zones together, which share them.
 # Three standard nodes or more once Reelscan is deployed, one for each replica of the bus: the autoscaler brings those that lack.
 NODE_INSTANCE_TYPE ?= m5.large
 INFERENCE_NODE_INSTANCE_TYPE ?= $(if $(filter gpu,$(ACCELERATOR)),g6.xlarge,c5.large)

@@ -1,4 +1,4 @@
-"""What a template cannot say of node groups: EKS makes their Auto Scaling groups itself."""
+"""What a template cannot say of node groups: it does not reckon, and EKS makes their Auto Scaling groups itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,22 @@ if TYPE_CHECKING:
 
 REBALANCING = "AZRebalance"
 """By which an Auto Scaling group ends an instance in one zone, whatever runs on it, to start one in another."""
+
+MOST_ZONES = 3
+"""Of a stack."""
+
+
+def shares(nodes: int, zones: int, *, elsewhere: int = 0) -> str:
+    """How many of all standard nodes are of each zone, as infra/cluster.yaml takes it; the first have what is over.
+
+    Args:
+        nodes: how many in all.
+        zones: of how many zones.
+        elsewhere: what is said for a zone that there is not, of which the template makes nothing.
+    """
+    each, more = divmod(nodes, zones)
+    counts = [each + (zone < more) for zone in range(zones)] + [elsewhere] * (MOST_ZONES - zones)
+    return ",".join(map(str, counts))
 
 
 def stop_rebalancing(aws: Aws, cluster: str, node_group: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from infra.nodes import shares
 from steps.errors import UsageError
 
 PREFIX = "INFRA_"
@@ -121,9 +122,9 @@ class InfraSettings(BaseModel):
     inference_node_instance_type: str = _parameter(
         "", "of nodes with model servers, or several; unset: c5.large, or g6.xlarge with ACCELERATOR=gpu"
     )
-    node_asg_min: int = _parameter(1, "standard nodes, at least", ge=1, le=450)
-    node_asg_desired: int = _parameter(2, "standard nodes, at first", ge=1, le=450)
-    node_asg_max: int = _parameter(5, "standard nodes, at most", ge=1, le=450)
+    node_asg_min: int = _parameter(1, "standard nodes of all zones, at least", ge=1, le=450)
+    node_asg_desired: int = _parameter(2, "standard nodes of all zones, at first", ge=1, le=450)
+    node_asg_max: int = _parameter(5, "standard nodes of all zones, at most", ge=1, le=450)
     inference_node_asg_min: int = _parameter(2, "inference nodes, at least; 0: none while nothing waits", ge=0, le=450)
     inference_node_asg_desired: int = _parameter(2, "inference nodes, at first", ge=0, le=450)
     inference_node_asg_max: int = _parameter(6, "inference nodes, at most", ge=1, le=450)
@@ -308,6 +309,11 @@ class InfraSettings(BaseModel):
                 )
         if len(set(self.zones)) < len(self.zones):
             raise ValueError(f"AZ_0, AZ_1, AZ_2 are {', '.join(self.zones)}: must be different zones")
+        if self.node_asg_max < len(self.zones):
+            raise ValueError(
+                f"NODE_ASG_MAX={self.node_asg_max}: each of the {len(self.zones)} zones has standard nodes of its own, "
+                f"and at most none is not allowed: set it to {len(self.zones)} or more"
+            )
         if self.network_egress == "endpoints" and self.endpoint_access == "public":
             raise ValueError(
                 "NETWORK_EGRESS=endpoints leaves nodes no way to the API of ENDPOINT_ACCESS=public: set "
@@ -355,6 +361,9 @@ class InfraSettings(BaseModel):
             "inference_node_instance_type": self.inference_type,
             "az_0": self.zones[0],
             "az_1": self.zones[1],
+            "node_asg_min": shares(self.node_asg_min, len(self.zones)),
+            "node_asg_desired": shares(self.node_asg_desired, len(self.zones)),
+            "node_asg_max": shares(self.node_asg_max, len(self.zones), elsewhere=1),
             _USER: user,
         }
         return {parameter: made.get(name, str(getattr(self, name))) for name, parameter in parameter_names().items()}

@@ -118,6 +118,8 @@ class Stack:
                 return self.template["Mappings"][table][row][column]
             case "Fn::Join":
                 return argument[0].join(self.value(argument[1]))
+            case "Fn::Select":
+                return self.value(argument[1])[int(argument[0])]
             case "Fn::Base64":
                 return base64.b64encode(self.value(argument).encode()).decode()
         raise TemplateError(f"{name} is not known here")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from events.deployment import OVERLAYS
-from infra.settings import BUS_NODES
+from infra.settings import BUS_NODES, InfraSettings
 from steps.settings import Settings
 from tests.infra.stacks import Deploy
 from tests.infra.template import INFRA, Stack
@@ -48,13 +48,13 @@ def stack(deploy: Deploy) -> Stack:
 
 
 def test_labels_are_those_of_the_sample(stack: Stack) -> None:
-    assert stack.properties("StandardNodeGroup")["Labels"] == {"inference": "false", "nodegroup": "standard"}
+    assert stack.properties("StandardNodeGroup0")["Labels"] == {"inference": "false", "nodegroup": "standard"}
     assert stack.properties("InferenceNodeGroup")["Labels"] == {"inference": "true", "nodegroup": "elastic-inference"}
 
 
 def test_pods_with_a_model_server_go_to_inference_nodes_and_all_others_to_standard_nodes(stack: Stack) -> None:
     settings = WorkflowSettings()
-    standard, inference = stack.properties("StandardNodeGroup"), stack.properties("InferenceNodeGroup")
+    standard, inference = stack.properties("StandardNodeGroup0"), stack.properties("InferenceNodeGroup")
     assert takes(inference, settings.inference_nodes)
     assert takes(standard, settings.standard_nodes)
     assert not takes(standard, settings.inference_nodes)
@@ -63,7 +63,7 @@ def test_pods_with_a_model_server_go_to_inference_nodes_and_all_others_to_standa
 
 def test_pods_that_name_no_nodes_stay_away_from_inference_nodes(stack: Stack) -> None:
     """Such as those of add-ons and of Argo."""
-    assert takes(stack.properties("StandardNodeGroup"), Placement())
+    assert takes(stack.properties("StandardNodeGroup0"), Placement())
     assert not takes(stack.properties("InferenceNodeGroup"), Placement())
 
 
@@ -75,16 +75,16 @@ def test_event_components_go_to_standard_nodes(stack: Stack) -> None:
         spec = document["spec"]
         selectors.append((spec.get("jetstream") or spec["template"])["nodeSelector"])
     assert len(selectors) == 3
-    assert all(takes(stack.properties("StandardNodeGroup"), Placement(node_selector=s)) for s in selectors)
+    assert all(takes(stack.properties("StandardNodeGroup0"), Placement(node_selector=s)) for s in selectors)
 
 
-def test_each_replica_of_the_bus_finds_a_standard_node_of_its_own(stack: Stack) -> None:
+def test_each_replica_of_the_bus_finds_a_standard_node_of_its_own() -> None:
     """The autoscaler brings those that are not there at first."""
     (bus,) = [document for document in documents(BASE / "bus.yaml") if document["kind"] == "EventBus"]
     jetstream = bus["spec"]["jetstream"]
     (apart,) = jetstream["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert apart["topologyKey"] == "kubernetes.io/hostname"
-    assert jetstream["replicas"] == BUS_NODES <= int(stack.properties("StandardNodeGroup")["ScalingConfig"]["MaxSize"])
+    assert jetstream["replicas"] == BUS_NODES <= InfraSettings().node_asg_max
 
 
 def test_every_account_that_speaks_to_aws_has_a_role_and_no_other_has(deploy: Deploy) -> None:

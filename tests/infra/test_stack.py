@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
+from infra.settings import InfraSettings
 from tests.infra.stacks import Deploy
-from tests.infra.template import REGION
+from tests.infra.template import REGION, Stack
 
 ENDPOINTS = {
     "SqsEndpoint", "EcrApiEndpoint", "EcrRegistryEndpoint", "Ec2Endpoint", "EksAuthEndpoint", "EksEndpoint",
     "AutoscalingEndpoint",
 }  # fmt: skip
+
+
+def standard_groups(stack: Stack) -> dict[str, dict[str, Any]]:
+    """The node groups of standard nodes by name, the first zone's first."""
+    groups = stack.of_type("AWS::EKS::Nodegroup")
+    return {name: group for name, group in groups.items() if name != "InferenceNodeGroup"}
 
 
 # Network
@@ -37,8 +45,8 @@ def test_nodes_are_in_private_subnets_of_all_zones(deploy: Deploy, az2: str, zon
     stack = deploy(Az2=az2, NetworkEgress="endpoints")
     private = [f"<PrivateSubnet{number}>" for number in range(zones)]
     assert stack.properties("Cluster")["ResourcesVpcConfig"]["SubnetIds"] == private
-    for group in stack.of_type("AWS::EKS::Nodegroup").values():
-        assert group["Subnets"] == private
+    assert stack.properties("InferenceNodeGroup")["Subnets"] == private
+    assert [group["Subnets"] for group in standard_groups(stack).values()] == [[subnet] for subnet in private]
     for name in ENDPOINTS:
         assert stack.properties(name)["SubnetIds"] == private
     assert stack.outputs()["PrivateSubnets"] == ",".join(private)
@@ -52,7 +60,7 @@ def test_nodes_wait_for_their_way_to_aws(deploy: Deploy) -> None:
 
     assert "<PrivateDefaultRoute>" in waits()
     assert waits(NetworkEgress="endpoints") >= {f"<{name}>" for name in ENDPOINTS}
-    for group in ("StandardNodeGroup", "InferenceNodeGroup"):
+    for group in ("StandardNodeGroup0", "InferenceNodeGroup"):
         assert "NodesReachAws" in deploy().resource(group)["DependsOn"]
 
 
@@ -95,10 +103,10 @@ def test_add_ons_that_nodes_need_come_before_them_and_those_that_need_nodes_afte
     resources = stack.resources()
     addons = {r["Properties"]["AddonName"]: name for name, r in resources.items() if r["Type"] == "AWS::EKS::Addon"}
     for addon in ("vpc-cni", "kube-proxy", "eks-pod-identity-agent"):
-        assert addons[addon] in resources["StandardNodeGroup"]["DependsOn"]
+        assert addons[addon] in resources["StandardNodeGroup0"]["DependsOn"]
         assert addons[addon] in resources["InferenceNodeGroup"]["DependsOn"]
     for addon in ("coredns", "metrics-server", "aws-ebs-csi-driver"):
-        assert resources[addons[addon]]["DependsOn"] == "StandardNodeGroup"
+        assert resources[addons[addon]]["DependsOn"] == "StandardNodeGroup0"
     assert len(addons) == 6
 
 
@@ -126,20 +134,77 @@ def test_the_accelerator_decides_the_image_of_inference_nodes_alone(
     stack = deploy(Accelerator=accelerator, InferenceNodeInstanceType=types)
     inference = stack.properties("InferenceNodeGroup")
     assert (inference["AmiType"], inference["InstanceTypes"]) == (image, types.split(","))
-    assert stack.properties("StandardNodeGroup")["AmiType"] == "AL2023_x86_64_STANDARD"
+    assert {group["AmiType"] for group in standard_groups(stack).values()} == {"AL2023_x86_64_STANDARD"}
+
+
+GPU_LABEL = "k8s.amazonaws.com/accelerator"
+
+
+def test_the_autoscaler_waits_until_a_new_gpu_node_tells_of_its_gpu(deploy: Deploy) -> None:
+    """gpu_processor.go of the Cluster Autoscaler: a node with this label and no GPU to allocate is not ready yet."""
+    stack = deploy(Accelerator="gpu", InferenceNodeInstanceType="g6.xlarge")
+    inference = stack.properties("InferenceNodeGroup")
+    assert inference["Labels"][GPU_LABEL] == "nvidia"
+    # Of a group that has no node yet.
+    assert inference["Tags"][f"k8s.io/cluster-autoscaler/node-template/label/{GPU_LABEL}"] == "nvidia"
+    for group in standard_groups(stack).values():
+        assert GPU_LABEL not in json.dumps(group)
+
+
+def test_a_node_without_a_gpu_says_nothing_of_one(deploy: Deploy) -> None:
+    """It would never be ready."""
+    for group in deploy().of_type("AWS::EKS::Nodegroup").values():
+        assert GPU_LABEL not in json.dumps(group)
+
+
+def test_nodes_are_of_the_version_of_the_control_plane(deploy: Deploy) -> None:
+    stack = deploy(KubernetesVersion="1.36")
+    assert stack.properties("Cluster")["Version"] == "1.36"
+    assert {group["Version"] for group in stack.of_type("AWS::EKS::Nodegroup").values()} == {"1.36"}
+
+
+def test_an_update_drains_the_standard_nodes_of_one_zone_at_a_time(deploy: Deploy) -> None:
+    """Two of the bus' three replicas must stay."""
+    stack = deploy(Az2="us-east-1c")
+    _, second, third = standard_groups(stack)
+    assert stack.resource(second)["DependsOn"] == "StandardNodeGroup0"
+    assert stack.resource(third)["DependsOn"] == "StandardNodeGroup1"
 
 
 def test_spot_is_for_inference_nodes_alone(deploy: Deploy) -> None:
     for spot, capacity in (("true", "SPOT"), ("false", "ON_DEMAND")):
         stack = deploy(Spot=spot)
         assert stack.properties("InferenceNodeGroup")["CapacityType"] == capacity
-        assert stack.properties("StandardNodeGroup")["CapacityType"] == "ON_DEMAND"
+        assert {group["CapacityType"] for group in standard_groups(stack).values()} == {"ON_DEMAND"}
+
+
+def sizes(stack: Stack) -> dict[str, int]:
+    """Of all standard nodes together."""
+    configs = [group["ScalingConfig"] for group in standard_groups(stack).values()]
+    return {name: sum(int(config[name]) for config in configs) for name in configs[0]}
+
+
+@pytest.mark.parametrize("az2", ["", "us-east-1c"])
+@pytest.mark.parametrize(("least", "first", "most"), [(1, 2, 5), (3, 3, 3), (1, 1, 4), (4, 7, 450)])
+def test_all_zones_together_have_as_many_standard_nodes_as_were_asked_for(
+    deploy: Deploy, az2: str, least: int, first: int, most: int
+) -> None:
+    given = InfraSettings(az_2=az2, node_asg_min=least, node_asg_desired=first, node_asg_max=most)
+    stack = deploy(**given.parameters(user="arn:aws:iam::123456789012:user/me"))
+    assert sizes(stack) == {"MinSize": least, "DesiredSize": first, "MaxSize": most}
+    for group in standard_groups(stack).values():
+        config = {name: int(value) for name, value in group["ScalingConfig"].items()}
+        assert config["MinSize"] <= config["DesiredSize"] <= config["MaxSize"]
+        # EKS takes no less.
+        assert config["MaxSize"] >= 1
+    # The autoscaler is on one of these, and the add-ons wait for it.
+    assert int(stack.properties("StandardNodeGroup0")["ScalingConfig"]["MinSize"]) >= 1
 
 
 def test_sizes_are_those_of_the_sample(deploy: Deploy) -> None:
     stack = deploy()
-    standard, inference = stack.properties("StandardNodeGroup"), stack.properties("InferenceNodeGroup")
-    assert standard["ScalingConfig"] == {"MinSize": "1", "DesiredSize": "2", "MaxSize": "5"}
+    standard, inference = stack.properties("StandardNodeGroup0"), stack.properties("InferenceNodeGroup")
+    assert sizes(stack) == {"MinSize": 1, "DesiredSize": 2, "MaxSize": 5}
     assert inference["ScalingConfig"] == {"MinSize": "2", "DesiredSize": "2", "MaxSize": "6"}
     assert (standard["InstanceTypes"], inference["InstanceTypes"]) == (["m5.large"], ["c5.large"])
     for name in ("StandardLaunchTemplate", "InferenceLaunchTemplate"):
@@ -170,7 +235,7 @@ def test_a_group_without_nodes_tells_the_autoscaler_that_a_node_would_have_a_dis
     stack = deploy(InferenceNodeVolumeSize="60")
     tag = "k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage"
     assert stack.properties("InferenceNodeGroup")["Tags"][tag] == "60Gi"
-    assert stack.properties("StandardNodeGroup")["Tags"][tag] == "100Gi"
+    assert {group["Tags"][tag] for group in standard_groups(stack).values()} == {"100Gi"}
 
 
 def test_a_node_group_can_be_replaced(deploy: Deploy) -> None:

@@ -102,7 +102,7 @@ def test_what_cannot_work_together_is_refused(deploy: Deploy, parameters: dict[s
         {"InferenceNodeInstanceType": "c5.large, c5a.large"},
         {"MoreSourceArns": "arn:aws:s3:::videos"},
         {"AlarmEmail": "me"},
-        {"NodeAsgMin": "0"},
+        {"NodeAsgMin": "1,one,0"},
         {"Accelerator": "tpu"},
     ],
     ids=lambda parameters: "-".join(parameters),

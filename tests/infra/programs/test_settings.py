@@ -53,7 +53,8 @@ def test_defaults_are_those_of_the_template() -> None:
 def test_defaults_keep_to_what_the_template_allows() -> None:
     for name, value in read().parameters(user="arn:aws:iam::123456789012:user/me").items():
         known = PARAMETERS[name]
-        assert re.fullmatch(known.get("AllowedPattern", ".*"), value), name
+        for part in value.split(",") if known["Type"] == "CommaDelimitedList" else [value]:
+            assert re.fullmatch(known.get("AllowedPattern", ".*"), part), name
         assert value in map(str, known.get("AllowedValues", [value])), name
 
 
@@ -104,6 +105,10 @@ def test_elastic_inference_is_refused_with_the_date_and_what_to_use_instead() ->
         ({"NODE_ASG_MIN": "two"}, "NODE_ASG_MIN='two': allowed is a valid integer"),
         ({"NODE_ASG_MIN": "0"}, "NODE_ASG_MIN='0': allowed is greater than or equal to 1"),
         ({"NODE_ASG_MIN": "3"}, "NODE_ASG_MIN=3, NODE_ASG_DESIRED=2, NODE_ASG_MAX=5: must not fall"),
+        (
+            {"NODE_ASG_MAX": "2", "AZ_2": "us-east-1c"},
+            "NODE_ASG_MAX=2: each of the 3 zones has standard nodes of its own, and at most none is not allowed: set it to 3",
+        ),
         ({"INFERENCE_NODE_ASG_DESIRED": "9"}, "INFERENCE_NODE_ASG_MIN=2, INFERENCE_NODE_ASG_DESIRED=9"),
         ({"CLUSTER_STACK_NAME": "My Stack"}, "CLUSTER_STACK_NAME='My Stack': allowed is what matches"),
         ({"AZ_1": "us-east-1a"}, "AZ_0, AZ_1, AZ_2 are us-east-1a, us-east-1a: must be different zones"),
