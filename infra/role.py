@@ -3,59 +3,46 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from botocore.exceptions import ClientError
 
 from infra.command import main
-from infra.session import DENIED_CODES, Aws, Caller, calling, error_code
+from infra.policies import (
+    Document,
+    boundary,
+    boundary_name,
+    operator_policies,
+    policy_arn,
+    role_name,
+)
+from infra.session import DENIED_CODES, Aws, calling, error_code
 from infra.settings import OWN_TAG, InfraSettings
-from steps.errors import OutsideError
+from steps.errors import OutsideError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-POLICY = Path(__file__).with_name("operator-policy.yaml")
-MAX_POLICY_CHARACTERS = 6144
-"""IAM's own limit on a managed policy, spaces not counted."""
 MAX_VERSIONS = 5
 _VISIBLE_SECONDS = 60.0
 
 
-def role_name(settings: InfraSettings) -> str:
-    """The role's name, which begins as those of the stack do."""
-    return f"{settings.cluster_stack_name}-operator"
+@dataclass(frozen=True)
+class AppliedRole:
+    """The role that operates the stack.
 
+    Attributes:
+        arn: its ARN.
+        user: the user or role that may be it.
+        changed: whether anything of it, or of the boundary, was made or changed.
+    """
 
-def fill(text: str, values: Mapping[str, str]) -> str:
-    """Put values for `${NAME}`. Raises KeyError for one that is not known."""
-    return re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], text)
-
-
-def policies(settings: InfraSettings, caller: Caller) -> dict[str, dict[str, Any]]:
-    """Policy documents by the names of their policies."""
-    values = {
-        "Partition": caller.partition,
-        "Account": caller.account,
-        "Region": settings.region,
-        "Stack": settings.cluster_stack_name,
-        "Cluster": settings.cluster,
-        "Role": f"arn:{caller.partition}:iam::{caller.account}:role/{role_name(settings)}",
-    }
-    parts: dict[str, list[dict[str, Any]]] = yaml.safe_load(fill(POLICY.read_text(), values))
-    return {
-        f"{role_name(settings)}-{name}": {
-            "Version": "2012-10-17",
-            "Statement": [{"Effect": "Allow", **statement} for statement in statements],
-        }
-        for name, statements in parts.items()
-    }
+    arn: str
+    user: str
+    changed: bool
 
 
 def trust(user: str) -> dict[str, Any]:
@@ -73,6 +60,17 @@ def trust(user: str) -> dict[str, Any]:
     }
 
 
+def trusted_user(document: Any) -> str | None:
+    """The user or role that a trust policy names; None if there are several, or none but one that has been deleted."""
+    found = [
+        principal["AWS"]
+        for statement in document.get("Statement", [])
+        if "AWS" in (principal := statement.get("Principal", {}))
+    ]
+    # AWS shows what has been deleted by its id.
+    return found[0] if len(found) == 1 and isinstance(found[0], str) and found[0].startswith("arn:") else None
+
+
 def find_role(settings: InfraSettings, aws: Aws) -> str | None:
     """The role's ARN; None if it is not there, or cannot be seen."""
     with calling(f"role {role_name(settings)}"):
@@ -84,58 +82,103 @@ def find_role(settings: InfraSettings, aws: Aws) -> str | None:
             raise
 
 
-def apply_role(settings: InfraSettings, aws: Aws) -> tuple[str, bool]:
-    """Create the role, or bring it to what it is to be; gives its ARN, and whether anything changed."""
-    name, wanted = role_name(settings), trust(aws.principal(settings.user_arn))
+def find_boundary(settings: InfraSettings, aws: Aws) -> str | None:
+    """The ARN of the policy that bounds the stack's roles; None if it is not there, or cannot be seen.
+
+    Raises:
+        UsageError: it is not what these settings take.
+    """
+    name = boundary_name(settings)
+    with calling(f"policy {name}"):
+        try:
+            arn = policy_arn(name, aws.caller)
+            current = _current(aws, arn)
+        except ClientError as error:
+            if error_code(error) in ("NoSuchEntity", *DENIED_CODES):
+                return None
+            raise
+    if current != boundary(settings, aws.caller):
+        raise UsageError(
+            f"policy {name}: it is of another version of Reelscan, or of another CLUSTER_NAME or MORE_SOURCE_ARNS than "
+            f"{settings.cluster!r} and {settings.more_source_arns!r}, and would keep rights from the cluster's roles: "
+            "call `make create-role` once more with these settings, or have it called by who may"
+        )
+    return arn
+
+
+def apply_role(settings: InfraSettings, aws: Aws) -> AppliedRole:
+    """Create the role and the boundary of the roles that it makes, or bring them to what they are to be.
+
+    Who may be a role that is there stays as it is, unless the settings name somebody.
+    """
+    name = role_name(settings)
+    user = aws.principal(settings.user_arn) if settings.user_arn else None
     tags: Any = [{"Key": OWN_TAG, "Value": settings.cluster_stack_name}]
     changed = False
     with calling(f"role {name}"):
+        # First, as the role may make none without it.
+        bounds = boundary_name(settings)
+        changed |= _apply_policy(aws, bounds, boundary(settings, aws.caller), tags)
         try:
             role = aws.iam.get_role(RoleName=name)["Role"]
         except ClientError as error:
             if error_code(error) != "NoSuchEntity":
                 raise
+            user = user or aws.principal()
             role = aws.iam.create_role(
                 RoleName=name,
-                AssumeRolePolicyDocument=json.dumps(wanted),
+                AssumeRolePolicyDocument=json.dumps(trust(user)),
                 Description=f"Operates the stack {settings.cluster_stack_name} in {settings.region}",
                 Tags=tags,
             )["Role"]
             changed = True
         else:
-            if role.get("AssumeRolePolicyDocument") != wanted:
-                aws.iam.update_assume_role_policy(RoleName=name, PolicyDocument=json.dumps(wanted))
+            current: Any = role.get("AssumeRolePolicyDocument", {})
+            user = user or trusted_user(current) or aws.principal()
+            if current != trust(user):
+                aws.iam.update_assume_role_policy(RoleName=name, PolicyDocument=json.dumps(trust(user)))
                 changed = True
-        attached = {
-            policy["PolicyName"]: policy["PolicyArn"]
-            for page in aws.iam.get_paginator("list_attached_role_policies").paginate(RoleName=name)
-            for policy in page["AttachedPolicies"]
-        }
-        made = policies(settings, aws.caller)
+        attached = attached_policies(aws, name)
+        made = operator_policies(settings, aws.caller)
         for policy, document in made.items():
-            arn = f"arn:{aws.caller.partition}:iam::{aws.caller.account}:policy/{policy}"
-            changed |= _apply_policy(aws, arn, policy, document, tags)
+            changed |= _apply_policy(aws, policy, document, tags)
             if policy not in attached:
-                aws.iam.attach_role_policy(RoleName=name, PolicyArn=arn)
+                aws.iam.attach_role_policy(RoleName=name, PolicyArn=policy_arn(policy, aws.caller))
                 changed = True
         # Such as AdministratorAccess.
         for policy, arn in attached.items():
             if policy not in made:
                 aws.iam.detach_role_policy(RoleName=name, PolicyArn=arn)
                 changed = True
-    return role["Arn"], changed
+    return AppliedRole(role["Arn"], user, changed)
 
 
-def _apply_policy(aws: Aws, arn: str, name: str, document: dict[str, Any], tags: Any) -> bool:
+def attached_policies(aws: Aws, role: str) -> dict[str, str]:
+    """ARNs of the managed policies of a role, by name."""
+    return {
+        policy["PolicyName"]: policy["PolicyArn"]
+        for page in aws.iam.get_paginator("list_attached_role_policies").paginate(RoleName=role)
+        for policy in page["AttachedPolicies"]
+    }
+
+
+def _current(aws: Aws, arn: str) -> Any:
+    """The document of a policy."""
+    version = aws.iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+    return aws.iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+
+
+def _apply_policy(aws: Aws, name: str, document: Document, tags: Any) -> bool:
+    """Create a policy, or bring it to a document; whether there was anything to do."""
+    arn = policy_arn(name, aws.caller)
     try:
-        policy = aws.iam.get_policy(PolicyArn=arn)["Policy"]
+        current = _current(aws, arn)
     except ClientError as error:
         if error_code(error) != "NoSuchEntity":
             raise
         aws.iam.create_policy(PolicyName=name, PolicyDocument=_short(document), Tags=tags)
         return True
-    current = aws.iam.get_policy_version(PolicyArn=arn, VersionId=policy["DefaultVersionId"])["PolicyVersion"]
-    if current["Document"] == document:
+    if current == document:
         return False
     versions = aws.iam.list_policy_versions(PolicyArn=arn)["Versions"]
     if len(versions) >= MAX_VERSIONS:
@@ -145,18 +188,20 @@ def _apply_policy(aws: Aws, arn: str, name: str, document: dict[str, Any], tags:
     return True
 
 
-def _short(document: dict[str, Any]) -> str:
+def _short(document: Document) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
 def create_role(settings: InfraSettings, console: Console) -> None:
     """The target."""
     aws = Aws(settings.region)
-    arn, changed = apply_role(settings, aws)
-    console.print(f"{arn} {'is made' if changed else 'is as it should be'}")
-    for name in policies(settings, aws.caller):
+    applied = apply_role(settings, aws)
+    console.print(f"{applied.arn} {'is made' if applied.changed else 'is as it should be'}")
+    for name in operator_policies(settings, aws.caller):
         console.print(f"  with the policy {name}")
-    if changed:
+    console.print(f"  for roles within the boundary {boundary_name(settings)}")
+    console.print(f"  to be assumed by {applied.user}; USER_ARN names another")
+    if applied.changed:
         _wait_until_visible(aws, role_name(settings))
     console.print("next: make create-cluster, which works by it")
 

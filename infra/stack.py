@@ -15,7 +15,7 @@ from infra.command import main
 from infra.nodes import REBALANCING, stop_rebalancing
 from infra.outputs import outputs, write_settings
 from infra.progress import follow
-from infra.role import find_role
+from infra.role import find_boundary, find_role
 from infra.session import Aws, calling, error_message
 from infra.settings import OWN_TAG, InfraSettings
 from infra.template import CLUSTER, Template
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 
 _CLOCKS_DIFFER = timedelta(minutes=1)
 _NO_CHANGE = "No updates are to be performed"
+ADMIN_PARAMETER = "AdminPrincipalArn"
+BOUNDARY_PARAMETER = "PermissionsBoundary"
+
+
+def values(stack: StackTypeDef) -> dict[str, str]:
+    """Those of a stack's parameters, by name."""
+    return {given["ParameterKey"]: given["ParameterValue"] for given in stack.get("Parameters", [])}
 
 
 class Stack:
@@ -68,14 +75,14 @@ class Stack:
         existing = self.find()
         if existing is None:
             with calling(f"creating stack {self.name}"):
-                stack_id = self._aws.cloudformation.create_stack(**self._request())["StackId"]
+                stack_id = self._aws.cloudformation.create_stack(**self._request(None, console))["StackId"]
         else:
             stack_id = existing["StackId"]
             self._check_changeable(existing)
             if existing["StackStatus"].endswith("_IN_PROGRESS"):
                 began = existing.get("LastUpdatedTime", existing["CreationTime"]) - _CLOCKS_DIFFER
                 console.print(f"stack {self.name} is {existing['StackStatus']}: following that")
-            elif not self._update():
+            elif not self._update(existing, console):
                 return False
         console.print(f"see it at {self.console_link(stack_id)}")
         console.print("control plane and nodes take some 15 minutes; Ctrl-C stops following, not the stack")
@@ -146,25 +153,37 @@ class Stack:
             raise UsageError(f"stack {self.name} is {existing['StackStatus']}, and tells nothing yet: `make status`")
         return told
 
-    def _request(self) -> Any:
-        given = self._settings.parameters(user=self._aws.principal(self._settings.user_arn))
+    def _request(self, existing: StackTypeDef | None, console: Console) -> Any:
         request: dict[str, Any] = {
             "StackName": self.name,
             "TemplateBody": self._template.body(),
-            "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
+            "Parameters": [
+                {"ParameterKey": name, "ParameterValue": value}
+                for name, value in self._parameters(existing, console).items()
+            ],
             "Capabilities": ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
             "Tags": [{"Key": OWN_TAG, "Value": self.name}],
         }
         return {**request, **self._role()}
 
+    def _parameters(self, existing: StackTypeDef | None, console: Console) -> dict[str, str]:
+        had = {} if existing is None else values(existing)
+        # Whoever calls, an administrator that nobody named would otherwise take the place of the first.
+        user = "" if self._settings.user_arn else had.get(ADMIN_PARAMETER, "")
+        if user and user != self._aws.caller.arn:
+            console.print(f"the cluster's administrator stays {user}; USER_ARN names another")
+        given = self._settings.parameters(user=user or self._aws.principal(self._settings.user_arn))
+        given[BOUNDARY_PARAMETER] = find_boundary(self._settings, self._aws) or had.get(BOUNDARY_PARAMETER, "")
+        return given
+
     def _role(self) -> Any:
         arn = self._settings.eks_admin_role or find_role(self._settings, self._aws)
         return {"RoleARN": arn} if arn else {}
 
-    def _update(self) -> bool:
+    def _update(self, existing: StackTypeDef, console: Console) -> bool:
         with calling(f"updating stack {self.name}"):
             try:
-                self._aws.cloudformation.update_stack(**self._request())
+                self._aws.cloudformation.update_stack(**self._request(existing, console))
             except ClientError as error:
                 if _NO_CHANGE in error_message(error):
                     return False

@@ -17,6 +17,10 @@ import pytest
 
 from events.kubernetes import Namespace
 from events.reconcile import Reconciler
+from infra.policies import operator_policies
+from infra.session import Caller
+from infra.settings import InfraSettings
+from local.sender import wait_for_tasks
 from local.serving.server import ModelServer
 from steps.cli import cli
 from steps.errors import BadInputError
@@ -241,6 +245,29 @@ def test_of_what_the_reconciler_may_the_ledger_alone_is_written(deploy: Deploy) 
     stack = deploy()
     written = {grant.resource for grant in granted(stack, "ReconcilerRole") if grant.action == "s3:PutObject"}
     assert written == {f"arn:aws:s3:::{stack.outputs()['ResultsBucketName']}/reelscan/ledger/*"}
+
+
+def test_the_operator_may_upload_videos_send_tasks_and_read_what_came_of_them(place: Place) -> None:
+    """`aws s3 cp` of one that takes several parts, `reelscan send --wait` and `reelscan redrive`."""
+    settings = Settings.from_environment()
+    operator = InfraSettings(cluster_stack_name=place.stack.name)
+    caller = Caller(ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/me")
+    allowed = [grant for document in operator_policies(operator, caller).values() for grant in grants(document)]
+    place.reelscan("job", *place.message("in/clip.mp4", "m-8", fps=1), "--processes", "1")
+    url = place.aws.sqs.get_queue_url(QueueName=place.outputs["DeadLetterQueueName"])["QueueUrl"]
+    body = json.dumps({"bucket": place.bucket, "object": "in/clip.mp4"})
+    attributes = {"task_id": {"DataType": "String", "StringValue": "m-9"}}
+    place.aws.sqs.send_message(QueueUrl=url, MessageBody=body, MessageAttributes=attributes)
+
+    with place.recorder.only() as calls:
+        place.reelscan("send", str(VIDEO), "--bucket", place.bucket)
+        wait_for_tasks(["m-8"], settings, timeout_seconds=10, told=lambda _: None)
+        place.reelscan("redrive")
+        with open_store(f"s3://{place.bucket}", settings).open_writer("large") as file:
+            file.write(bytes(PART_BYTES))
+    assert {call.action for call in calls} >= {"s3:PutObject", "s3:GetObject", "sqs:SendMessage", "sqs:DeleteMessage"}
+    refused = {call for call in calls if not any(grant.allows(call) for grant in allowed)}
+    assert not generalised(refused)
 
 
 # Programs of others

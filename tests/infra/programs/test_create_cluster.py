@@ -16,9 +16,10 @@ from infra import preflight, progress
 from infra import stack as stacks
 from infra.nodes import stop_rebalancing
 from infra.outputs import outputs, workflow_settings, write_settings
-from infra.session import Aws
+from infra.role import apply_role
+from infra.session import Aws, Caller
 from infra.settings import InfraSettings
-from infra.stack import OWN_TAG, Stack
+from infra.stack import OWN_TAG, Stack, values
 from infra.template import CLUSTER, MAX_BODY_BYTES, Template, _Loader
 from steps.errors import OutsideError, UsageError
 from workflows import Resources, load_settings
@@ -65,7 +66,7 @@ def test_a_stack_that_is_not_there_is_created_with_all_parameters(
     assert made["StackStatus"] == "CREATE_COMPLETE"
     assert {"Key": OWN_TAG, "Value": "reelscan"} in made["Tags"]
     given = {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in made["Parameters"]}
-    assert given == settings.parameters(user=cloud.caller.arn)
+    assert given == {**settings.parameters(user=cloud.caller.arn), "PermissionsBoundary": ""}
     assert outputs(made)["TaskQueueName"] == "task-queue-reelscan"
 
 
@@ -174,6 +175,76 @@ def test_the_role_of_create_role_is_taken_if_it_is_there(stack: Stack, cloud: Aw
     made = stack.find()
     assert made is not None
     assert made["RoleARN"] == role
+
+
+def given_to(stack: Stack, name: str) -> str:
+    """A parameter of the stack as it is."""
+    made = stack.find()
+    assert made is not None
+    return values(made)[name]
+
+
+def as_colleague(cloud: Aws, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Call AWS as somebody else from now on."""
+    arn = "arn:aws:iam::123456789012:user/colleague"
+    monkeypatch.setattr(cloud, "caller", Caller("123456789012", arn))
+    return arn
+
+
+def test_a_colleague_who_calls_it_again_does_not_lock_out_who_made_the_cluster(
+    stack: Stack,
+    settings: InfraSettings,
+    cloud: Aws,
+    small: Template,
+    console: Console,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stack.apply(console)
+    first = given_to(stack, "AdminPrincipalArn")
+    colleague = as_colleague(cloud, monkeypatch)
+    assert not stack.apply(console)
+    changed = Stack(settings.model_copy(update={"default_sqs_task_completed_visibility": 60}), cloud, small)
+    assert changed.apply(console)
+    assert given_to(stack, "AdminPrincipalArn") == first != colleague
+    assert text(console).count(f"the cluster's administrator stays {first}; USER_ARN names another") == 2
+
+
+def test_user_arn_names_another_administrator(
+    stack: Stack, settings: InfraSettings, cloud: Aws, small: Template, console: Console
+) -> None:
+    stack.apply(console)
+    named = "arn:aws:iam::123456789012:role/team"
+    assert Stack(settings.model_copy(update={"user_arn": named}), cloud, small).apply(console)
+    assert given_to(stack, "AdminPrincipalArn") == named
+    # Who was named stays.
+    assert not stack.apply(console)
+    assert given_to(stack, "AdminPrincipalArn") == named
+
+
+def test_roles_have_the_boundary_of_create_role_if_it_is_there(
+    stack: Stack, settings: InfraSettings, cloud: Aws, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_role(settings, cloud)
+    stack.apply(console)
+    bounds = "arn:aws:iam::123456789012:policy/reelscan-operator-boundary"
+    assert given_to(stack, "PermissionsBoundary") == bounds
+    # Who cannot see it does not take it away.
+    monkeypatch.setattr(stacks, "find_boundary", lambda *_: None)
+    assert not stack.apply(console)
+    assert given_to(stack, "PermissionsBoundary") == bounds
+
+
+def test_a_boundary_that_would_keep_rights_from_roles_stops_it(
+    settings: InfraSettings, cloud: Aws, small: Template, console: Console
+) -> None:
+    apply_role(settings, cloud)
+    more = settings.model_copy(update={"more_source_arns": "arn:aws:s3:::clips/*"})
+    with pytest.raises(
+        UsageError, match=r"policy reelscan-operator-boundary: .*clips.*call `make create-role` once more"
+    ):
+        Stack(more, cloud, small).apply(console)
+    apply_role(more, cloud)
+    assert Stack(more, cloud, small).apply(console)
 
 
 def test_a_stack_of_the_same_name_that_is_not_ours_is_left_alone(stack: Stack, cloud: Aws, console: Console) -> None:
