@@ -83,12 +83,12 @@ KUBE_CONTEXT ?=
 COST_ANALYSED_FPS ?= 5
 COST_NODE_FPS ?= 0
 
-# The stack's name again, for `make delete-cluster` where there is no terminal to ask at.
+# The stack's name again, for `make delete-cluster` and `make delete-role` where there is no terminal to ask at.
 CONFIRM ?=
 # true: delete the stack of a cluster that does not answer, though its volumes and load balancers stay.
 DELETE_UNREACHABLE ?= false
 
-aws-targets := preflight create-role create-cluster update-kubeconfig install-argo push-images status cost delete-cluster
+aws-targets := preflight create-role create-cluster update-kubeconfig install-argo push-images status cost delete-cluster delete-role
 .PHONY: $(aws-targets)
 
 preflight: .venv/.installed-local ## name what is missing (tools, rights, quotas, zones, names) before anything is created on AWS
@@ -117,6 +117,9 @@ cost: .venv/.installed-local ## estimate what an idle hour and an hour of video 
 
 delete-cluster: .venv/.installed-local ## delete the cluster with its queues and buckets, and look for what is left
 	@.venv/bin/python -m infra.cleanup
+
+delete-role: .venv/.installed-local ## delete the role of create-role, once its stack is gone
+	@.venv/bin/python -m infra.delete_role
 
 aws-variables := CLUSTER_STACK_NAME CLUSTER_NAME EKS_ADMIN_ROLE USER_ARN REGION AZ_0 AZ_1 AZ_2 NETWORK_EGRESS ENDPOINT_ACCESS \
   PUBLIC_ACCESS_CIDRS KUBERNETES_VERSION LOG_RETENTION_DAYS ACCELERATOR EI_TYPE SSH_KEY_NAME NODE_INSTANCE_TYPE \

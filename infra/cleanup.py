@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from infra import kubeconfig
-from infra.command import main
+from infra import kubeconfig, logs
+from infra.command import confirm, main
 from infra.draining import Cluster
+from infra.policies import policy_arn, role_arn, role_name
 from infra.session import Aws, calling, error_code
 from infra.settings import OWN_TAG, InfraSettings
 from infra.stack import Stack
 from infra.template import CLUSTER, Template
-from steps.errors import OutsideError, UsageError
+from steps.errors import OutsideError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
@@ -27,20 +28,6 @@ if TYPE_CHECKING:
 
 _BATCH = 1000
 """S3's own limit on deletes of one request."""
-
-
-def confirm(settings: InfraSettings, console: Console, account: str) -> None:
-    """Have the stack's name typed, or given. Raises UsageError."""
-    name = settings.cluster_stack_name
-    typed = settings.confirm
-    if not typed and sys.stdin.isatty():
-        console.print(
-            f"This deletes the cluster {settings.cluster}, its queues, and its buckets with all videos and results in "
-            f"account {account}, {settings.region}."
-        )
-        typed = console.input("The stack's name, to go on: ").strip()
-    if typed != name:
-        raise UsageError(f"CONFIRM={typed!r}: nothing was deleted; give the stack's name, CONFIRM={name}")
 
 
 def _versions(aws: Aws, bucket: str) -> Iterator[ObjectIdentifierTypeDef]:
@@ -91,7 +78,7 @@ class Leftover:
 
 
 def leftovers(settings: InfraSettings, aws: Aws) -> list[Leftover]:
-    """What is found by tag, in the region."""
+    """What is found by tag, in the region, but for what `make create-role` made, which IAM shows in us-east-1."""
     filters: list[Any] = [
         {"Key": OWN_TAG, "Values": [settings.cluster_stack_name]},
         {"Key": f"kubernetes.io/cluster/{settings.cluster}"},
@@ -103,7 +90,8 @@ def leftovers(settings: InfraSettings, aws: Aws) -> list[Leftover]:
         for one in filters:
             for page in aws.tagging.get_paginator("get_resources").paginate(TagFilters=[one]):
                 arns.update(found["ResourceARN"] for found in page["ResourceTagMappingList"])
-    return [Leftover(arn, _note(arn)) for arn in sorted(arns)]
+    of_operator = (role_arn(settings, aws.caller), policy_arn(f"{role_name(settings)}-", aws.caller))
+    return [Leftover(arn, _note(arn)) for arn in sorted(arns) if not arn.startswith(of_operator)]
 
 
 def _note(arn: str) -> str:
@@ -133,6 +121,11 @@ def _drain(settings: InfraSettings, aws: Aws, console: Console) -> None:
             console.print(f"note: {error}")
 
 
+def _delete_logs(settings: InfraSettings, aws: Aws, console: Console) -> None:
+    logs.delete_group(settings, aws)
+    console.print(f"deleted     log group {logs.group_name(settings)}")
+
+
 def delete_cluster(settings: InfraSettings, console: Console) -> None:
     """The target."""
     aws = Aws(settings.region)
@@ -140,15 +133,29 @@ def delete_cluster(settings: InfraSettings, console: Console) -> None:
     existing = stack.find()
     if existing is None:
         console.print(f"there is no stack {stack.name} in {settings.region}")
+        # The next one could not be made with it.
+        if logs.is_left(settings, aws):
+            confirm(
+                settings, console, f"This deletes the log group {logs.group_name(settings)}, whose cluster is gone."
+            )
+            _delete_logs(settings, aws, console)
     else:
         stack.check_own(existing)
-        confirm(settings, console, aws.caller.account)
+        confirm(
+            settings,
+            console,
+            f"This deletes the cluster {settings.cluster}, its queues, and its buckets with all videos and results in "
+            f"account {aws.caller.account}, {settings.region}.",
+        )
         _drain(settings, aws, console)
         buckets = stack.buckets()
         for bucket in buckets:
             console.print(f"emptied     {bucket}: {empty_bucket(aws, bucket, console)} versions of objects")
         stack.delete(console, lambda: [empty_bucket(aws, bucket, console) for bucket in buckets])
         console.print(f"deleted     stack {stack.name}")
+        # EKS makes it anew, without a tag, for what comes after the stack has deleted it.
+        if logs.is_left(settings, aws):
+            _delete_logs(settings, aws, console)
     found = leftovers(settings, aws)
     for left in found:
         console.print(f"left        {left.arn}\n            {left.note}")

@@ -30,6 +30,23 @@ def main(target: str, action: Callable[[InfraSettings, Console], None]) -> int:
     return 0
 
 
+def confirm(settings: InfraSettings, console: Console, what: str) -> None:
+    """Have the stack's name typed, or given. Raises UsageError.
+
+    Args:
+        settings: which stack, and the name that was given.
+        console: to ask on.
+        what: a sentence that says what is deleted.
+    """
+    name = settings.cluster_stack_name
+    typed = settings.confirm
+    if not typed and sys.stdin.isatty():
+        console.print(what)
+        typed = console.input("The stack's name, to go on: ").strip()
+    if typed != name:
+        raise UsageError(f"CONFIRM={typed!r}: nothing was deleted; give the stack's name, CONFIRM={name}")
+
+
 def need(program: str, source: str) -> str:
     """The path of a program. Raises UsageError that says where it comes from."""
     path = shutil.which(program)

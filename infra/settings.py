@@ -180,7 +180,7 @@ class InfraSettings(BaseModel):
     cost_node_fps: float = _own(0.0, "frames a second that a node analyses; 0: that of infra/prices.yaml", ge=0)
 
     # Taking it down
-    confirm: str = _own("", "the stack's name again, for `make delete-cluster` without a terminal")
+    confirm: str = _own("", "the stack's name again, for `make delete-cluster` and `delete-role` without a terminal")
     delete_unreachable: _Switch = _own(
         "false", "delete the stack of a cluster that does not answer, whatever stays of volumes and load balancers"
     )

@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+from botocore.stub import Stubber
 from rich.console import Console
 
 from infra import cleanup, draining
+from infra.role import apply_role
 from infra.session import Aws
 from infra.settings import InfraSettings
 from infra.stack import Stack
@@ -172,6 +174,56 @@ def test_what_carries_a_tag_of_the_stack_or_its_cluster_is_found(cloud: Aws, set
     found = cleanup.leftovers(settings, cloud)
     assert {left.arn.rpartition("/")[2] for left in found} == ours
     assert all("delete it by hand" in left.note for left in found)
+
+
+def test_the_role_that_stays_is_not_left_over(cloud: Aws, settings: InfraSettings) -> None:
+    """In us-east-1 AWS finds by tag what belongs to no region."""
+    applied = apply_role(settings, cloud)
+    policies = [item["Arn"] for item in cloud.iam.list_policies(Scope="Local")["Policies"]]
+    assert len(policies) > 1
+    left = "arn:aws:iam::123456789012:role/reelscan-SourceRole-1"
+    found = [{"ResourceARN": arn} for arn in (applied.arn, *policies, left)]
+    with Stubber(cloud.tagging) as stub:
+        stub.add_response("get_resources", {"ResourceTagMappingList": found})
+        for _ in range(3):
+            stub.add_response("get_resources", {"ResourceTagMappingList": []})
+        assert [leftover.arn for leftover in cleanup.leftovers(settings, cloud)] == [left]
+
+
+LOGS = "/aws/eks/reelscan/cluster"
+
+
+def groups(cloud: Aws) -> list[str]:
+    return [group["logGroupName"] for group in cloud.logs.describe_log_groups()["logGroups"]]
+
+
+def test_logs_that_come_late_are_deleted_after_the_stack(
+    cloud: Aws, small: Template, settings: InfraSettings, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Stack(settings, cloud, small).apply(console)
+    for name in (LOGS, f"{LOGS}-of-another"):
+        cloud.logs.create_log_group(logGroupName=name)
+    monkeypatch.setattr(cleanup, "CLUSTER", small.path)
+    cleanup.delete_cluster(settings.model_copy(update={"confirm": "reelscan"}), console)
+    assert groups(cloud) == [f"{LOGS}-of-another"]
+    assert f"deleted     log group {LOGS}" in text(console)
+
+
+def test_logs_that_came_later_still_go_with_the_next_call_if_it_is_confirmed(
+    cloud: Aws, settings: InfraSettings, console: Console
+) -> None:
+    cloud.logs.create_log_group(logGroupName=LOGS)
+    with pytest.raises(UsageError, match="nothing was deleted"):
+        cleanup.delete_cluster(settings, console)
+    cleanup.delete_cluster(settings.model_copy(update={"confirm": "reelscan"}), console)
+    assert groups(cloud) == []
+
+
+@pytest.mark.usefixtures("inference_group")
+def test_logs_of_a_cluster_that_is_there_are_not_touched(cloud: Aws, settings: InfraSettings, console: Console) -> None:
+    cloud.logs.create_log_group(logGroupName=LOGS)
+    cleanup.delete_cluster(settings.model_copy(update={"confirm": "reelscan"}), console)
+    assert groups(cloud) == [LOGS]
 
 
 def test_volumes_and_load_balancers_go_before_the_cluster(

@@ -23,7 +23,7 @@ OF_THE_MAKEFILE = ("NAMESPACE", "IMAGE_REPOSITORY", "IMAGE_TAG", "CONTAINER_BUIL
 MODULES = {
     "preflight": "preflight", "create-role": "role", "create-cluster": "stack", "update-kubeconfig": "kubeconfig",
     "install-argo": "install_argo", "push-images": "push", "status": "status", "cost": "cost",
-    "delete-cluster": "cleanup",
+    "delete-cluster": "cleanup", "delete-role": "delete_role",
 }  # fmt: skip
 """Those that there are to be, with their programs."""
 AWKWARD = 'it\'s "quoted"  $HOME `touch pwned` $(touch pwned) $(shell touch pwned) a;b & * é"; touch pwned; echo "'

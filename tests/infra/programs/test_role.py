@@ -1,4 +1,4 @@
-"""`make create-role`: the role comes with its policies and the boundary."""
+"""`make create-role` and `make delete-role`: the role comes with its policies and the boundary, and goes with them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from infra import policies, role
+from infra import delete_role, policies, role
 from infra.session import Aws, Caller
 from infra.settings import InfraSettings
+from infra.stack import Stack
+from infra.template import Template
+from steps.errors import UsageError
 
 CALLER = Caller("123456789012", "arn:aws:iam::123456789012:user/me")
 ARN = "arn:aws:iam::123456789012:role/reelscan-operator"
@@ -111,3 +114,69 @@ def test_a_changed_policy_becomes_a_new_version_however_often(
         "Versions"
     ]
     assert len(versions) <= role.MAX_VERSIONS
+
+
+# Taking it away
+
+
+def ours(cloud: Aws) -> set[str]:
+    """Roles and policies of the account."""
+    made = {one["RoleName"] for one in cloud.iam.list_roles()["Roles"]}
+    return made | {one["PolicyName"] for one in cloud.iam.list_policies(Scope="Local")["Policies"]}
+
+
+@pytest.fixture
+def confirmed(settings: InfraSettings) -> InfraSettings:
+    return settings.model_copy(update={"confirm": "reelscan"})
+
+
+def test_the_role_goes_with_its_policies_and_the_boundary_and_no_other(
+    cloud: Aws, settings: InfraSettings, confirmed: InfraSettings, console: Console
+) -> None:
+    role.apply_role(settings.model_copy(update={"cluster_stack_name": "another"}), cloud)
+    others = ours(cloud)
+    # With an earlier version of the boundary.
+    role.apply_role(settings.model_copy(update={"more_source_arns": "arn:aws:s3:::clips/*"}), cloud)
+    role.apply_role(settings, cloud)
+    anything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    cloud.iam.put_role_policy(RoleName="reelscan-operator", PolicyName="More", PolicyDocument=json.dumps(anything))
+    delete_role.delete_role(confirmed, console)
+    assert ours(cloud) == others
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "deleted     role reelscan-operator\n" in said
+    assert "deleted     policy reelscan-operator-boundary\n" in said
+
+
+def test_it_stays_without_the_stack_s_name(cloud: Aws, settings: InfraSettings, console: Console) -> None:
+    role.apply_role(settings, cloud)
+    before = ours(cloud)
+    with pytest.raises(UsageError, match="nothing was deleted; give the stack's name, CONFIRM=reelscan"):
+        delete_role.delete_role(settings, console)
+    assert ours(cloud) == before
+
+
+def test_it_stays_as_long_as_its_stack(
+    cloud: Aws, settings: InfraSettings, confirmed: InfraSettings, small: Template, console: Console
+) -> None:
+    role.apply_role(settings, cloud)
+    before = ours(cloud)
+    Stack(settings, cloud, small).apply(console)
+    with pytest.raises(UsageError, match=r"stack reelscan is CREATE_COMPLETE, .*`make delete-cluster` first"):
+        delete_role.delete_role(confirmed, console)
+    assert ours(cloud) == before
+
+
+def test_a_role_of_the_same_name_that_is_not_ours_stays(cloud: Aws, confirmed: InfraSettings, console: Console) -> None:
+    cloud.iam.create_role(RoleName="reelscan-operator", AssumeRolePolicyDocument="{}")
+    with pytest.raises(UsageError, match="is not of Reelscan"):
+        delete_role.delete_role(confirmed, console)
+    assert ours(cloud) == {"reelscan-operator"}
+
+
+def test_deleting_it_once_more_is_no_error(
+    cloud: Aws, settings: InfraSettings, confirmed: InfraSettings, console: Console
+) -> None:
+    role.apply_role(settings, cloud)
+    for _ in range(2):
+        delete_role.delete_role(confirmed, console)
+    assert "there is no role reelscan-operator" in console.file.getvalue()  # type: ignore[attr-defined]
