@@ -102,8 +102,11 @@ def small_text() -> str:
     resources["TaskDataBucket"]["Properties"].pop("NotificationConfiguration")
     outputs = {name: item for name, item in content["Outputs"].items() if _known(item["Value"], others)}
     outputs["ClusterName"] = {"Value": {"Ref": "ClusterName"}}
-    # Of lists and numbers moto never finds that they have not changed.
-    parameters = {name: {**item, "Type": "String"} for name, item in content["Parameters"].items()}
+    # Of lists and numbers moto never finds that they have not changed. The pattern of a list is that of its parts.
+    parameters = {
+        name: {**item, "Type": "String", **({"AllowedPattern": ".*"} if item["Type"] == "CommaDelimitedList" else {})}
+        for name, item in content["Parameters"].items()
+    }
     return json.dumps({"Parameters": parameters, "Resources": resources, "Outputs": outputs})
 
 
