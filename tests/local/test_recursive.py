@@ -227,7 +227,8 @@ class TestCommand:
         assert self.messages(deployment) == [
             {"bucket": aws.bucket, "object": key, "fps": 1.0, "id": found.group(1)} for key in ("v/a.mp4", "v/c.MP4")
         ]
-        assert done.stderr == ""
+        # On a slow machine it tells its progress.
+        assert [line for line in done.stderr.splitlines() if not line.startswith("sending: ")] == []
 
     def test_an_id_of_the_senders_own_is_kept(self, deployment: Deployment) -> None:
         put(deployment.aws, *ODD_KEYS)
