@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from events.runs import FINALIZER, NAME_START, RunObject
+from events.runs import NAME_START, RunObject
 from steps.errors import AccessDeniedError, NotFoundError, TimeLimitError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def cancel(namespace: Namespace, run: RunObject) -> Cancelled:
     change: dict[str, Any] = {"spec": {"shutdown": strategy}}
     is_held = not run.metadata.is_accounted
     if not is_held and _has_reconciler(namespace):
-        change["metadata"] = {"uid": run.uid, "finalizers": [*run.metadata.finalizers, FINALIZER]}
+        change["metadata"] = run.metadata.holding()
         is_held = True
     namespace.patch("workflows", run.metadata.name, change)
     return Cancelled(run.metadata.name, run.phase, had_ended=False, is_held=is_held)

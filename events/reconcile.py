@@ -219,8 +219,7 @@ class Reconciler:
         self._report.released.append(run.metadata.name)
 
     def _hold(self, metadata: Metadata) -> bool:
-        change = {"metadata": {"finalizers": [*metadata.finalizers, FINALIZER], "uid": metadata.fields["uid"]}}
-        self._namespace.patch("workflows", metadata.name, change)
+        self._namespace.patch("workflows", metadata.name, {"metadata": metadata.holding()})
         return True
 
     def _account_undelivered(self, name: str) -> bool:

@@ -83,6 +83,10 @@ class Metadata:
         """Whether anybody has ever set `spec.shutdown`."""
         return '"f:shutdown"' in json.dumps(self.fields.get("managedFields", []))
 
+    def holding(self) -> dict[str, Any]:
+        """The change of the metadata by which the finalizer is added, to this object and to no other of its name."""
+        return {"uid": self.fields["uid"], "finalizers": [*self.finalizers, FINALIZER]}
+
     def without_history(self) -> Metadata:
         """Without who changed what, which is the most of it."""
         return Metadata({name: value for name, value in self.fields.items() if name != "managedFields"})
