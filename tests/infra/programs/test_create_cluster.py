@@ -22,7 +22,7 @@ from infra.settings import InfraSettings
 from infra.stack import OWN_TAG, Stack, values
 from infra.template import CLUSTER, MAX_BODY_BYTES, Template, _Loader
 from steps.errors import OutsideError, UsageError
-from workflows import Resources, load_settings
+from workflows import Resources, WorkflowSettings, load_settings
 from workflows.settings import amount
 
 RESOURCES = (Resources(), Resources())
@@ -327,13 +327,16 @@ def test_a_template_that_is_too_long_goes_along_shortened_and_means_the_same() -
             assert sent[section][name] == {key: value for key, value in item.items() if key != "Description"}, name
 
 
-def test_the_stack_s_outputs_become_settings_that_the_workflow_takes(
-    stack: Stack, settings: InfraSettings, cloud: Aws, console: Console, tmp_path: Path
-) -> None:
+@pytest.fixture
+def read(stack: Stack, settings: InfraSettings, cloud: Aws, console: Console, tmp_path: Path) -> WorkflowSettings:
+    """The workflow's settings of a stack that was made."""
     stack.apply(console)
     made = stack.find()
     assert made is not None
-    read = load_settings(write_settings(settings, cloud, made, tmp_path))
+    return load_settings(write_settings(settings, cloud, made, tmp_path))
+
+
+def test_the_stack_s_outputs_become_settings_that_the_workflow_takes(read: WorkflowSettings) -> None:
     account = "123456789012"
     assert read.namespace == "video"
     assert read.task_queue == "task-queue-reelscan"
@@ -348,13 +351,7 @@ def test_all_settings_of_the_workflow_come_from_outputs_of_the_template(settings
     assert workflow_settings(settings, told, RESOURCES)["completed_queue"] == "s3://x/y"
 
 
-def test_a_pod_with_a_model_server_fits_a_node_of_the_default_type(
-    stack: Stack, settings: InfraSettings, cloud: Aws, console: Console, tmp_path: Path
-) -> None:
-    stack.apply(console)
-    made = stack.find()
-    assert made is not None
-    read = load_settings(write_settings(settings, cloud, made, tmp_path))
+def test_a_pod_with_a_model_server_fits_a_node_of_the_default_type(read: WorkflowSettings) -> None:
     detect, serving = read.detect_resources, read.serving.resources
     # Of 2000m the kubelet keeps 70m; aws-node, kube-proxy, the volumes' driver and Argo's container request 190m.
     assert (amount(detect.cpu) + amount(serving.cpu)) * 1000 <= 2000 - 70 - 190
