@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 STOP_SECONDS = 30.0
 """For a run to end by itself."""
-RECONCILER_SELECTOR = "app.kubernetes.io/part-of=reelscan"
-RECONCILER_END = "-reconcile"
-"""Of the reconciler's name."""
+SENSOR = "reelscan"
+"""What is deployed with it has a reconciler too, which may stand in another namespace."""
 _RECORD = re.compile(r"-[0-9]{1,3}$")
 
 
@@ -80,10 +79,7 @@ def cancel(namespace: Namespace, run: RunObject) -> Cancelled:
 
 def _has_reconciler(namespace: Namespace) -> bool:
     try:
-        return any(
-            str(metadata["name"]).endswith(RECONCILER_END)
-            for metadata in namespace.list_metadata("cronworkflows", RECONCILER_SELECTOR)
-        )
+        return namespace.find("sensors", SENSOR) is not None
     except AccessDeniedError:
         return False
 

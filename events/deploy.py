@@ -20,6 +20,7 @@ from events.deployment import OVERLAYS, write_deployment
 from events.runs import FINALIZER
 from steps.errors import KubernetesError, ReelscanError, TimeLimitError, UsageError
 from workflows import load_settings
+from workflows.reconciler import stands_apart
 from workflows.rendering import to_yaml
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 FOLDER = Path("out/deploy")
 CALL_SECONDS = 120.0
 POLL_SECONDS = 1.0
+PARALLELISM_LABEL = "workflows.argoproj.io/parallelism-limit"
+"""Of a namespace: how many of its Workflows Argo has go on at a time."""
 _SUBSCRIBED = "with durable name"
 """What a Sensor logs when it subscribes to the bus."""
 _LISTENING = "listening for messages on the queue"
@@ -62,16 +65,22 @@ class Deployment:
             known = ", ".join(sorted(folder.name for folder in OVERLAYS.iterdir()))
             raise UsageError(f"OVERLAY={overlay!r}: there is no such folder in events/overlays; there are {known}")
         self._namespace = settings.namespace
+        self._limit = settings.max_runs if stands_apart(settings) else None
         self._context = [f"--context={context}"] if context else []
         self._console = console
         # As objects tell their times: in whole seconds.
         self._began_at = datetime.now(UTC).replace(microsecond=0)
-        write_deployment(settings, path, folder)
-        self.documents: list[dict[str, Any]] = list(yaml.safe_load_all(kubectl("kustomize", str(folder))))
+        self.documents: list[dict[str, Any]] = [
+            document
+            for written in write_deployment(settings, path, folder)
+            for document in yaml.safe_load_all(kubectl("kustomize", str(written)))
+        ]
 
     def apply(self, seconds: float) -> None:
         """Create or change everything. The EventSource comes last: a new Sensor gets only what comes after it."""
         self._run("apply", "-f", "-", stdin=self._text(lambda kind: kind not in ("EventSource", "Sensor")))
+        if self._limit is not None:
+            self._hold_back(f"={self._limit}")
         self._wait("the bus", seconds, lambda: self._is_ready("statefulset", _BUS))
         self._run("apply", "-f", "-", stdin=self._text(lambda kind: kind == "Sensor"))
         self._wait(
@@ -99,12 +108,25 @@ class Deployment:
             raise
         self._remove(lambda kind: kind == "Sensor")
         self._remove(lambda kind: kind not in ("EventSource", "Sensor"))
+        if self._limit is not None:
+            self._hold_back("-")
+
+    def _hold_back(self, change: str) -> None:
+        """Have Argo begin no more Workflows of the namespace than its label says; `-` removes that.
+
+        To those that wait for the workflow's own lock Argo writes each second who holds it, which takes the time of all
+        when they are many. Those that this label keeps waiting, in the same order, it leaves alone.
+        """
+        label = f"{PARALLELISM_LABEL}{change}"
+        said = kubectl("label", "namespace", self._namespace, label, "--overwrite", *self._context)
+        self._console.print(said.rstrip(), highlight=False, markup=False)
 
     def _text(self, chosen: Callable[[str], bool]) -> str:
         return to_yaml(document for document in self.documents if chosen(document["kind"]))
 
     def _run(self, *arguments: str, stdin: str) -> None:
-        said = self._kubectl(*arguments, stdin=stdin)
+        # Each object says of which namespace it is.
+        said = kubectl(*arguments, *self._context, stdin=stdin)
         self._console.print(said.rstrip(), highlight=False, markup=False)
 
     def _remove(self, chosen: Callable[[str], bool]) -> None:

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 Object = dict[str, Any]
-Kind = Literal["workflows", "cronworkflows", "configmaps"]
+Kind = Literal["workflows", "sensors", "configmaps"]
 
 REQUEST_SECONDS = 20.0
 ATTEMPTS = 4
 PAGE = 50
 """Objects of one answer: the metadata of a run of many chunks may hold a hundred kilobytes on who changed what."""
 _ARGO = "/apis/argoproj.io/v1alpha1"
-_PATHS: dict[Kind, str] = {"workflows": _ARGO, "cronworkflows": _ARGO, "configmaps": "/api/v1"}
+_PATHS: dict[Kind, str] = {"workflows": _ARGO, "sensors": _ARGO, "configmaps": "/api/v1"}
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PATCHES = {"merge": "application/merge-patch+json", "json": "application/json-patch+json"}
 

@@ -13,8 +13,7 @@ from workflows.settings import WorkflowSettings
 
 def objects(settings: WorkflowSettings) -> list[dict[str, Any]]:
     """All objects of a deployment, in an order in which they can be applied; the WorkflowTemplate is the last."""
-    made = [_account(settings, settings.service_account), _account(settings, settings.executor_account)]
-    made += [_executor_role(settings), _executor_binding(settings), _executor_token(settings)]
+    made = [_account(settings, settings.service_account), *executor_objects(settings)]
     limits = {RUNS_KEY: str(settings.max_runs)}
     made.append({**_start(settings, "v1", "ConfigMap", limits_name(settings)), "data": limits})
     profile = settings.profile_text()
@@ -24,6 +23,12 @@ def objects(settings: WorkflowSettings) -> list[dict[str, Any]]:
         made.append(_artifact_repository(settings, settings.artifacts))
     template: dict[str, Any] = workflow_template(settings).to_dict()
     return [*made, template]
+
+
+def executor_objects(settings: WorkflowSettings) -> list[dict[str, Any]]:
+    """What Argo's own container in each pod needs: its account, with the least rights, and that account's token."""
+    account = _account(settings, settings.executor_account)
+    return [account, _executor_role(settings), _executor_binding(settings), _executor_token(settings)]
 
 
 def _account(settings: WorkflowSettings, name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from workflows.containers import (
 from workflows.settings import Resources, WorkflowSettings
 
 ACCOUNT = "reelscan-reconciler"
-"""Its service account, which events/base makes."""
+"""Its service account, which events/reconciler makes, and the name of its pods."""
 ENTRYPOINT = "reconcile"
 LIMIT_SECONDS = 300
 RESOURCES = Resources(cpu="100m", memory="512Mi")
@@ -38,6 +38,16 @@ GAUGES = {
 COUNTERS = {"reported": "Tasks that only the reconciler reported"}
 
 
+def reconciler_namespace(settings: WorkflowSettings) -> str | None:
+    """Its namespace; None: the one it is applied to."""
+    return settings.reconciler_namespace or settings.namespace
+
+
+def stands_apart(settings: WorkflowSettings) -> bool:
+    """Whether its namespace is not that of the runs."""
+    return reconciler_namespace(settings) != settings.namespace
+
+
 def reconciler(settings: WorkflowSettings | None = None) -> CronWorkflow:
     """The CronWorkflow.
 
@@ -45,10 +55,11 @@ def reconciler(settings: WorkflowSettings | None = None) -> CronWorkflow:
         settings: of the deployment; the defaults if None.
     """
     settings = settings or WorkflowSettings()
-    labels = {"app.kubernetes.io/name": "reelscan", "app.kubernetes.io/part-of": "reelscan"}
+    labels = {"app.kubernetes.io/name": ACCOUNT, "app.kubernetes.io/part-of": "reelscan"}
+    of_runs = [f"--namespace={settings.namespace}"] if settings.namespace else []
     cron = CronWorkflow(
         name=f"{settings.name}-reconcile",
-        namespace=settings.namespace,
+        namespace=reconciler_namespace(settings),
         labels=labels,
         schedules=["* * * * *"],
         concurrency_policy="Forbid",
@@ -74,7 +85,12 @@ def reconciler(settings: WorkflowSettings | None = None) -> CronWorkflow:
             image=settings.steps_image,
             image_pull_policy=settings.image_pull_policy,
             command=["reelscan"],
-            args=["reconcile", "--own-created-at={{workflow.creationTimestamp.RFC3339}}", f"--figures={_FIGURES}"],
+            args=[
+                "reconcile",
+                *of_runs,
+                "--own-created-at={{workflow.creationTimestamp.RFC3339}}",
+                f"--figures={_FIGURES}",
+            ],
             # Unlike the steps, it asks Kubernetes.
             automount_service_account_token=True,
             env=[

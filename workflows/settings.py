@@ -190,6 +190,11 @@ class WorkflowSettings(_Model):
     # Names
     name: DnsName = Field(default="reelscan", description="of the WorkflowTemplate, and the start of other names")
     namespace: ObjectName | None = Field(default=None, description="of all objects; none: the one they are applied to")
+    reconciler_namespace: ObjectName | None = Field(
+        default=None,
+        description="of the reconciler; none: that of the runs. In one of its own it does not wait with them, and "
+        "`make deploy` has Argo itself hold back those above max_runs: any number may wait",
+    )
     service_account: DnsName = Field(
         default="reelscan-steps", description="that pods run as; has the rights on S3 and SQS"
     )

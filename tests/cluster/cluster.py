@@ -300,17 +300,27 @@ def open_cluster(namespace: str, *, cluster: Cluster | None = None, **settings: 
         "retry_seconds": 1,
         **settings,
     }
-    cluster.command("kubectl", "create", "namespace", namespace)
     try:
-        for bucket in (cluster.videos, cluster.results):
-            cluster.s3.create_bucket(Bucket=bucket)
-        for kind in cluster.queue_kinds:
-            cluster.make_queue(kind)
-        secret = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-        cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "aws"}, "stringData": secret})
-        cluster.deploy()
-        yield cluster
+        with open_namespace(cluster, namespace):
+            for bucket in (cluster.videos, cluster.results):
+                cluster.s3.create_bucket(Bucket=bucket)
+            for kind in cluster.queue_kinds:
+                cluster.make_queue(kind)
+            cluster.deploy()
+            yield cluster
     finally:
-        # Its pods write into the buckets until they are gone.
-        cluster.command("kubectl", "delete", "namespace", namespace, "--timeout=110s", check=False)
+        # Its pods wrote into the buckets until they were gone.
         cluster.remove_storage()
+
+
+@contextmanager
+def open_namespace(cluster: Cluster, name: str) -> Iterator[None]:
+    """A namespace whose pods can have the keys of S3 and SQS, removed afterwards."""
+    cluster.command("kubectl", "create", "namespace", name)
+    try:
+        keys = {key: os.environ[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "aws"}, "stringData": keys}
+        cluster.command("kubectl", "-n", name, "apply", "-f", "-", stdin=yaml.safe_dump(secret))
+        yield
+    finally:
+        cluster.command("kubectl", "delete", "namespace", name, "--timeout=110s", check=False)

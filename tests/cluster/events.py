@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from events.deploy import Deployment
 from events.runs import FINALIZER, NAME_START
-from tests.cluster.cluster import Cluster, Run, open_cluster, wait_for
+from tests.cluster.cluster import Cluster, Run, open_cluster, open_namespace, wait_for
 from workflows import WorkflowSettings
 
 READY_SECONDS = 180.0
@@ -33,6 +33,8 @@ class EventsCluster(Cluster):
 
     completed_fifo: bool = False
     deployment: Deployment | None = None
+    reconciler_namespace: str = ""
+    """Empty: that of the runs."""
     queue_kinds = ("dead", "completed", "task")
 
     def make_queue(self, kind: str) -> None:
@@ -82,7 +84,16 @@ class EventsCluster(Cluster):
 
     def deployed(self) -> list[str]:
         """All that `make deploy` makes and is still there."""
-        return self.kubectl("get", DEPLOYED_KINDS, "-o", "name", "--ignore-not-found").split()
+        found = self.kubectl("get", DEPLOYED_KINDS, "-o", "name", "--ignore-not-found").split()
+        if self.reconciler_namespace:
+            words = ["get", DEPLOYED_KINDS, "-o", "name", "--ignore-not-found"]
+            found += self.command("kubectl", "-n", self.reconciler_namespace, *words).split()
+        return found
+
+    def parallelism(self) -> str:
+        """How many Workflows of the namespace go on at a time, as its label has it; empty: any number."""
+        path = r"jsonpath={.metadata.labels.workflows\.argoproj\.io/parallelism-limit}"
+        return self.command("kubectl", "get", "namespace", self.namespace, "-o", path)
 
     def unaccounted(self) -> list[str]:
         """Workflows that still have the finalizer."""
@@ -93,17 +104,23 @@ class EventsCluster(Cluster):
 
 @contextmanager
 def open_events(
-    namespace: str, *, completed_fifo: bool = False, reconciler: bool = True, **settings: Any
+    namespace: str, *, completed_fifo: bool = False, apart: bool = False, **settings: Any
 ) -> Iterator[EventsCluster]:
     """A namespace with everything deployed, removed afterwards.
 
     Args:
         completed_fifo: whether the completed queue is a FIFO queue.
-        reconciler: whether it runs by itself, once a minute.
+        apart: whether the reconciler has a namespace of its own, so that Argo itself holds runs back.
         settings: of the workflow, besides those of the tests.
     """
     cluster = EventsCluster(namespace, completed_fifo=completed_fifo)
-    with open_cluster(namespace, cluster=cluster, task_queue=f"task-{namespace}", **settings):
+    if apart:
+        cluster.reconciler_namespace = f"{namespace}-reconciler"
+        settings["reconciler_namespace"] = cluster.reconciler_namespace
+    with ExitStack() as opened:
+        opened.enter_context(open_cluster(namespace, cluster=cluster, task_queue=f"task-{namespace}", **settings))
+        if apart:
+            opened.enter_context(open_namespace(cluster, cluster.reconciler_namespace))
         deployed = Deployment(
             WorkflowSettings.model_validate(cluster.settings),
             "test",
@@ -113,16 +130,14 @@ def open_events(
         cluster.deployment = deployed
         try:
             deployed.apply(READY_SECONDS)
-            if not reconciler:
-                cluster.kubectl(
-                    "patch", "cronworkflow", "reelscan-reconcile", "--type=merge", "-p", '{"spec":{"suspend":true}}'
-                )
             yield cluster
         finally:
             if cluster.deployed():
                 save_logs(cluster)
-            for kind in ("eventsource", "sensor", "cronworkflow"):
+            for kind in ("eventsource", "sensor"):
                 cluster.kubectl("delete", kind, "--all", "--timeout=60s", check=False)
+            of_reconciler = ["-n", cluster.reconciler_namespace or namespace]
+            cluster.command("kubectl", *of_reconciler, "delete", "cronworkflow", "--all", "--timeout=60s", check=False)
             for name in cluster.unaccounted():
                 # Nothing accounts for it any more, and it would keep the namespace.
                 cluster.kubectl(

@@ -29,14 +29,18 @@ from tests.cluster.asked import (
     is_waiting,
     make_workflow,
     open_slow_events,
+    phase,
     reelscan,
 )
-from tests.cluster.cluster import wait_for
+from tests.cluster.cluster import Run, wait_for
 from tests.cluster.events import EventsCluster
 from tests.kubernetes.validation import validate
 from workflows import WorkflowSettings
 
 pytestmark = pytest.mark.cluster
+
+HOLDER = "holder"
+"""A Workflow that is no run."""
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +98,7 @@ def test_a_waiting_run_that_is_stopped_ends_at_once(cluster: EventsCluster, aske
     """It would notice only when its turn comes; the reconciler makes it end."""
     limit_runs(cluster, 1)
     try:
-        asked.send("holder", max_frames=LONG_FRAMES, min_score=0.8)
-        wait_for("one to hold the only place", partial(is_running, asked.run("holder")))
+        hold_the_only_place(cluster)
         for name in ("waiting-stopped", "waiting-cancelled"):
             asked.send(name, max_frames=3)
             wait_for(f"{name} to wait", partial(is_waiting, asked.run(name)))
@@ -106,10 +109,27 @@ def test_a_waiting_run_that_is_stopped_ends_at_once(cluster: EventsCluster, aske
             assert completed.error is not None
             assert completed.error.code == "stopped"
             assert [node for node in asked.run(name).nodes() if node.get("hostNodeName")] == []
-        # It may have ended by now.
-        cluster.argo("terminate", asked.run("holder").name, check=False)
+        assert phase(Run(cluster, HOLDER)) == "Running"
     finally:
+        cluster.argo("terminate", HOLDER, check=False)
         limit_runs(cluster, MAX_RUNS)
+
+
+def hold_the_only_place(cluster: EventsCluster) -> None:
+    """Take it with a Workflow that goes on until it is terminated: a run of the model could end too soon."""
+    cluster.apply(
+        {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Workflow",
+            "metadata": {"name": HOLDER},
+            "spec": {
+                "entrypoint": "hold",
+                "templates": [{"name": "hold", "suspend": {}}],
+                "synchronization": {"semaphores": [{"configMapKeyRef": {"name": "reelscan-limits", "key": "runs"}}]},
+            },
+        }
+    )
+    wait_for("it to hold the only place", partial(is_running, Run(cluster, HOLDER)))
 
 
 def limit_runs(cluster: EventsCluster, runs: int) -> None:

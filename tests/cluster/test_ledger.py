@@ -110,7 +110,7 @@ def keep_books(course: Course, folder: Path) -> tuple[Collected, Accounts]:
         "limits": {**LIMITS, "max_frames": DEFAULT_MAX_FRAMES, **course.limits},
         **course.settings,
     }
-    with open_events(namespace, completed_fifo=course.fifo, **settings) as cluster:
+    with open_events(namespace, completed_fifo=course.fifo, apart=True, **settings) as cluster:
         upload(cluster.s3, cluster.videos, write_clip(folder / "coded.mp4"))
         messages = Traffic(cluster.videos, cluster.results, SEED).messages(course.messages)
         upsets = Upsets(cluster, course.upsets, messages=course.messages, seed=SEED)

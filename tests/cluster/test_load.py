@@ -52,18 +52,21 @@ class Watch:
     most_running: int = 0
     most_waiting: int = 0
     waiting_since: dict[str, float] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)
+    """Had pods at the last look, and were said to wait: Argo makes the first pod, then says that the run goes on."""
     waiting_with_pods: set[str] = field(default_factory=set)
 
     def look(self) -> None:
         """See what there is now."""
-        # In this order: one that has pods and waits afterwards had them while it waited.
+        # In this order: one that has pods and waits afterwards had them while it was said to wait.
         with_pods = self._workflows_of_pods()
         waiting = self._workflows("Pending")
         running = self._workflows("Running")
         now = time.time()
         for name in waiting:
             self.waiting_since.setdefault(name, now)
-        self.waiting_with_pods |= waiting & with_pods
+        self.waiting_with_pods |= waiting & self.begun
+        self.begun = waiting & with_pods
         self.most_running = max(self.most_running, len(running))
         self.most_waiting = max(self.most_waiting, len(waiting))
         self.looks += 1
@@ -98,7 +101,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
         "serving": embedded_serving("coded", "coded"),
         "limits": LIMITS,
     }
-    with open_events(f"reelscan-load-{uuid.uuid4().hex[:6]}", **settings) as cluster:
+    with open_events(f"reelscan-load-{uuid.uuid4().hex[:6]}", apart=True, **settings) as cluster:
         clip = write_clip(tmp_path_factory.mktemp("clip") / "coded.mp4")
         cluster.upload(clip, CLIP_KEY)
         began = time.monotonic()

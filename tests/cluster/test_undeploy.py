@@ -16,13 +16,15 @@ from tests.cluster.coded_runs import CODED, LIMITS
 from tests.cluster.collecting import collect
 from tests.cluster.events import open_events
 from tests.cluster.traffic import CLIP_KEY, Message, succeeded, write_clip
+from workflows import WorkflowSettings
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_what_is_undeployed_while_a_run_is_under_way_leaves_nothing_and_loses_nothing(tmp_path: Path) -> None:
     settings: dict[str, Any] = {**CODED, "serving": embedded_serving("coded", "coded"), "limits": LIMITS}
-    with open_events(f"reelscan-undeploy-{uuid.uuid4().hex[:6]}", **settings) as cluster:
+    with open_events(f"reelscan-undeploy-{uuid.uuid4().hex[:6]}", apart=True, **settings) as cluster:
+        assert cluster.parallelism() == str(WorkflowSettings().max_runs)
         cluster.upload(write_clip(tmp_path / "coded.mp4"), CLIP_KEY)
         task = {"bucket": cluster.videos, "object": CLIP_KEY, "max_frames": 1}
         good = Message("good", json.dumps(task), (succeeded(range(1)),))
@@ -31,6 +33,7 @@ def test_what_is_undeployed_while_a_run_is_under_way_leaves_nothing_and_loses_no
         cluster.undeploy()
 
         assert cluster.deployed() == []
+        assert cluster.parallelism() == ""
         later = cluster.send(good.body)
         collected = collect(cluster, sent)
         assert balance(collected).problems == []

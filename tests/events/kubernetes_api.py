@@ -32,7 +32,7 @@ CREATED = "2026-01-31T12:00:00Z"
 TASK = '{"bucket": "videos", "object": "clip.mp4", "id": "of the sender"}'
 ENDED = ("Succeeded", "Failed", "Error")
 _ARGO = "/apis/argoproj.io/v1alpha1"
-KINDS = {"workflows": _ARGO, "cronworkflows": _ARGO, "configmaps": "/api/v1"}
+KINDS = {"workflows": _ARGO, "sensors": _ARGO, "configmaps": "/api/v1"}
 _PATH = re.compile(r"(?P<api>/.+)/namespaces/(?P<namespace>[^/]+)/(?P<kind>[a-z]+)(/(?P<name>[^/]+))?")
 _REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired", 422: "Invalid"}
 

@@ -16,7 +16,6 @@ from tests.local.command import reelscan
 
 ID = "5d3e8a0c-9a43-4c8b-8d36-25f0a3b8e1aa"
 DEADLINE_SECONDS = 60.0
-OURS = {"app.kubernetes.io/part-of": "reelscan"}
 
 
 def found(task_id: str) -> str:
@@ -57,7 +56,7 @@ def test_a_run_is_stopped_and_one_that_has_not_begun_is_terminated(
 @pytest.mark.parametrize("phase", ["Running", "Pending"])
 def test_a_run_by_hand_is_handed_to_the_reconciler(api: KubernetesApi, phase: str) -> None:
     name = add_run(api, ID, phase=phase, finalizers=("other/one",), labels={PHASE_LABEL: phase})
-    api.add("cronworkflows", "reelscan-reconcile", metadata={"labels": OURS})
+    api.add("sensors", "reelscan", metadata={})
     assert end(ID) == Cancelled(name, phase, had_ended=False)
     assert api.get("workflows", name)["metadata"]["finalizers"] == ["other/one", FINALIZER]
 
@@ -68,8 +67,7 @@ def test_a_run_by_hand_without_a_reconciler_keeps_its_exit_handler(
 ) -> None:
     monkeypatch.setattr(module, "STOP_SECONDS", 0.0)
     name = add_run(api, ID, phase="Running", finalizers=())
-    api.add("cronworkflows", "of-others-reconcile", metadata={})
-    api.add("cronworkflows", "ours", metadata={"labels": OURS})
+    api.add("sensors", "of-others", metadata={})
     assert end(ID) == Cancelled(name, "Running", had_ended=False, is_held=False)
     api.before("^GET", lambda: None, times=4)
     api.before("^GET", lambda: set_phase(api, name, "Failed"))
@@ -80,7 +78,7 @@ def test_a_run_by_hand_without_a_reconciler_keeps_its_exit_handler(
 
 def test_a_user_who_may_not_see_a_reconciler_can_cancel_all_the_same(api: KubernetesApi) -> None:
     name = add_run(api, ID, phase="Pending", finalizers=())
-    api.fail(403, "cronworkflows", times=100)
+    api.fail(403, "sensors", times=100)
     assert end(ID) == Cancelled(name, "Pending", had_ended=False, is_held=False)
     done = reelscan("cancel", ID, "--timeout", "0")
     assert "nothing reports it" in done.stdout

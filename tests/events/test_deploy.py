@@ -37,6 +37,15 @@ def test_all_is_asked_of_the_cluster_of_the_context_that_was_given(context: str,
     (rendered, *asked) = [json.loads(line) for line in calls.read_text().splitlines()]
     assert rendered[0] == "kustomize"
     assert {call[0] for call in asked} == {"delete", "get"}
-    assert all("--namespace=video" in call for call in asked)
+    # What is deleted says itself of which namespace it is.
+    assert all("--namespace=video" in call for call in asked if call[0] == "get")
     contexts = {word for call in asked for word in call if word.startswith("--context")}
     assert contexts == ({f"--context={context}"} if context else set())
+
+
+def test_a_namespace_whose_reconciler_stands_apart_is_let_go_of_last(calls: Path) -> None:
+    arguments = ["--namespace=video", "--set=reconciler_namespace=accounts"]
+    assert deploy.main(["delete", *arguments]) == 0
+    asked = [json.loads(line) for line in calls.read_text().splitlines()]
+    assert [call[1] for call in asked if call[0] == "kustomize"] == ["out/deploy/video", "out/deploy/video/reconciler"]
+    assert asked[-1] == ["label", "namespace", "video", f"{deploy.PARALLELISM_LABEL}-", "--overwrite"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from events.deployment import OVERLAYS, kustomization
+from events.deployment import OVERLAYS, kustomization, reconciler_kustomization, write_deployment
 from events.runs import FINALIZER, FROM_MESSAGE, NAME_START, ORIGIN_LABEL
 from tests.kubernetes.validation import validate
 from workflows import WorkflowSettings
@@ -19,7 +19,7 @@ from workflows.reconciler import ACCOUNT, reconciler
 EVENTS = OVERLAYS.parent
 FILES = sorted(
     path
-    for folder in ("base", "overlays")
+    for folder in ("base", "overlays", "reconciler")
     for path in (EVENTS / folder).rglob("*.yaml")
     if path.name != "kustomization.yaml"
 )
@@ -40,8 +40,10 @@ def test_each_object_is_strictly_valid(path: Path, document: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("version", ["3.7", "4.0"])
-def test_the_reconciler_is_strictly_valid(version: str) -> None:
-    assert validate(reconciler(WorkflowSettings(namespace="video", aws_secret="aws")).to_dict(), version) == []
+@pytest.mark.parametrize("namespace", [None, "accounts"])
+def test_the_reconciler_is_strictly_valid(namespace: str | None, version: str) -> None:
+    settings = WorkflowSettings(namespace="video", reconciler_namespace=namespace, aws_secret="aws")
+    assert validate(reconciler(settings).to_dict(), version) == []
 
 
 def test_every_file_is_part_of_a_kustomization() -> None:
@@ -193,6 +195,50 @@ def test_each_patch_of_a_deployment_finds_what_it_replaces(tmp_path: Path) -> No
             value: Any = target
             for part in change["path"].split("/")[1:]:
                 value = value[int(part)] if isinstance(value, list) else value[part]
+
+
+@pytest.mark.parametrize("apart", [None, "video", "accounts"])
+def test_the_reconciler_has_its_rights_where_the_runs_are_and_its_account_where_it_is(
+    apart: str | None, tmp_path: Path
+) -> None:
+    settings = WorkflowSettings(namespace="video", reconciler_namespace=apart)
+    place = apart or "video"
+    folders = write_deployment(settings, OVERLAYS / "aws", tmp_path)
+    assert folders == [tmp_path] if place == "video" else [tmp_path, tmp_path / "reconciler"]
+    written = [yaml.safe_load((folder / "kustomization.yaml").read_text()) for folder in folders]
+    assert [one["namespace"] for one in written] == (["video"] if place == "video" else ["video", place])
+    bindings = {p["target"]["name"]: json.loads(p["patch"]) for p in written[0]["patches"]}
+    assert bindings["reelscan-reconciler"] == [{"op": "add", "path": "/subjects/0/namespace", "value": place}]
+    account = [any(path.endswith("events/reconciler") for path in one["resources"]) for one in written]
+    assert account == [place == "video" or number == 1 for number in range(len(folders))]
+    rendered = [list(yaml.safe_load_all((folder / "workflow.yaml").read_text())) for folder in folders]
+    (cron,) = [d for d in rendered[-1] if d["kind"] == "CronWorkflow"]
+    assert cron["metadata"]["namespace"] == place
+    assert "--namespace=video" in cron["spec"]["workflowSpec"]["templates"][0]["container"]["args"]
+    # Argo's own container in its pods needs what it needs in those of the runs.
+    of_executor = [d["kind"] for d in rendered[-1] if d["metadata"]["name"].startswith(settings.executor_account)]
+    assert of_executor == ["ServiceAccount", "Role", "RoleBinding", "Secret"]
+    assert {d["metadata"]["namespace"] for d in rendered[-1]} == {place}
+
+
+def test_every_policy_lets_out_to_the_port_of_another_s3(tmp_path: Path) -> None:
+    url = "http://aws.test:5000"
+    beside = WorkflowSettings(namespace="video", aws_endpoint_url=url)
+    apart = beside.model_copy(update={"reconciler_namespace": "accounts"})
+    names = {
+        p["target"]["name"]
+        for written in (
+            kustomization(apart, OVERLAYS / "test", tmp_path), reconciler_kustomization(apart, tmp_path),
+        )
+        for p in written["patches"]
+        if p["target"]["kind"] == "NetworkPolicy"
+    }  # fmt: skip
+    assert names == {"reelscan-steps", "reelscan-events", "reelscan-reconciler"}
+    assert names == {
+        p["target"]["name"]
+        for p in kustomization(beside, OVERLAYS / "test", tmp_path)["patches"]
+        if p["target"]["kind"] == "NetworkPolicy"
+    }
 
 
 def test_the_reconciler_never_runs_twice_at_once_nor_waits_for_runs() -> None:
