@@ -22,6 +22,11 @@ _HEADING = """\
 """
 
 
+def reconciler_namespace(namespace: str) -> str:
+    """That of the reconciler of a deployment. infra/cluster.yaml gives its account there its role."""
+    return f"{namespace}-reconciler"
+
+
 def outputs(stack: StackTypeDef) -> dict[str, str]:
     """By name."""
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
@@ -46,6 +51,7 @@ def workflow_settings(
     }
     made: dict[str, Any] = {
         "namespace": told["Namespace"],
+        "reconciler_namespace": reconciler_namespace(told["Namespace"]),
         "steps_image": f"{told['StepsRepositoryUri']}:{settings.image_tag}",
         "serving": serving,
         "detect_resources": of_detect,

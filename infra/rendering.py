@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from infra.command import need, run
+from infra.outputs import reconciler_namespace
 from infra.preflight import TOOLS
 from infra.settings import InfraSettings
 from steps.errors import UsageError
@@ -77,7 +78,7 @@ def namespaces(settings: InfraSettings) -> list[dict[str, Any]]:
     """Namespaces that must be there before anything else."""
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-        for name in ("argo", "argo-events", settings.namespace)
+        for name in ("argo", "argo-events", settings.namespace, reconciler_namespace(settings.namespace))
     ]
 
 

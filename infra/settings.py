@@ -93,7 +93,7 @@ class InfraSettings(BaseModel):
     user_arn: str = _parameter("", "user or role that may do all in the cluster; unset: the caller")
     namespace: str = _parameter(
         "video", "of the deployment, whose accounts get rights by Pod Identity",
-        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$",
     )  # fmt: skip
 
     # Place

@@ -216,29 +216,41 @@ def model_server(settings: WorkflowSettings) -> m.UserContainer:
 
 
 def volumes(settings: WorkflowSettings) -> list[m.Volume]:
-    """The pod's volumes: scratch space, bounded, and the model profile."""
-    scratch = [
-        m.Volume(name=name, empty_dir=m.EmptyDirVolumeSource(size_limit=m.Quantity(root="512Mi")))
-        for name in ("tmp", "work", "serving-tmp")
-    ]
-    if settings.profile_text() is None:
-        return scratch
-    profile = m.ConfigMapVolumeSource(name=profile_name(settings))
-    return [*scratch, m.Volume(name="model-profile", config_map=profile)]
+    """A step's pod's volumes: scratch space, that of the model server too, and the model profile."""
+    made = [*scratch_volumes(), _scratch_volume("serving-tmp")]
+    if settings.profile_text() is not None:
+        profile = m.ConfigMapVolumeSource(name=profile_name(settings))
+        made.append(m.Volume(name="model-profile", config_map=profile))
+    return made
+
+
+def scratch_volumes() -> list[m.Volume]:
+    """Scratch space of a pod, bounded."""
+    return [_scratch_volume("tmp"), _scratch_volume("work")]
+
+
+def _scratch_volume(name: str) -> m.Volume:
+    return m.Volume(name=name, empty_dir=m.EmptyDirVolumeSource(size_limit=m.Quantity(root="512Mi")))
 
 
 def mounts(settings: WorkflowSettings) -> list[m.VolumeMount]:
     """Where a step finds them."""
-    scratch = [m.VolumeMount(name="tmp", mount_path="/tmp"), m.VolumeMount(name="work", mount_path=WORK)]  # noqa: S108
-    if settings.profile_text() is None:
-        return scratch
-    return [*scratch, m.VolumeMount(name="model-profile", mount_path=PROFILE_FOLDER, read_only=True)]
+    made = scratch_mounts()
+    if settings.profile_text() is not None:
+        made.append(m.VolumeMount(name="model-profile", mount_path=PROFILE_FOLDER, read_only=True))
+    return made
+
+
+def scratch_mounts() -> list[m.VolumeMount]:
+    """Where scratch space is found."""
+    return [m.VolumeMount(name="tmp", mount_path="/tmp"), m.VolumeMount(name="work", mount_path=WORK)]  # noqa: S108
 
 
 def metric_labels(settings: WorkflowSettings) -> list[m.MetricLabel]:
     """Which deployment a metric is about: all that the controller serves are in one list."""
     return [
-        m.MetricLabel(key="namespace", value="{{workflow.namespace}}"),
+        # The reconciler's own may be another.
+        m.MetricLabel(key="namespace", value=settings.namespace or "{{workflow.namespace}}"),
         m.MetricLabel(key="workflow", value=settings.name),
     ]
 

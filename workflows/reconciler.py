@@ -15,10 +15,10 @@ from workflows.containers import (
     environment,
     keys,
     metric_labels,
-    mounts,
     requirements,
+    scratch_mounts,
+    scratch_volumes,
     tolerations,
-    volumes,
 )  # fmt: skip
 from workflows.settings import Resources, WorkflowSettings
 
@@ -100,8 +100,8 @@ def reconciler(settings: WorkflowSettings | None = None) -> CronWorkflow:
             env_from=keys(settings),
             resources=requirements(RESOURCES),
             security_context=CONFINED,
-            volumes=volumes(settings),
-            volume_mounts=mounts(settings),
+            volumes=scratch_volumes(),
+            volume_mounts=scratch_mounts(),
             node_selector=settings.standard_nodes.node_selector or None,
             tolerations=tolerations(settings.standard_nodes),
             outputs=[Parameter(name=name, value_from=m.ValueFrom(path=f"{_FIGURES}/{name}")) for name in _FIGURE_NAMES],

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from events.deployment import OVERLAYS
+from infra.outputs import reconciler_namespace
 from infra.settings import BUS_NODES, InfraSettings
 from steps.settings import Settings
 from tests.infra.stacks import Deploy
@@ -90,15 +91,12 @@ def test_each_replica_of_the_bus_finds_a_standard_node_of_its_own() -> None:
 def test_every_account_that_speaks_to_aws_has_a_role_and_no_other_has(deploy: Deploy) -> None:
     stack = deploy(Namespace="films")
     (source,) = documents(BASE / "source.yaml")
-    speaking = {
-        source["spec"]["template"]["serviceAccountName"],
-        WorkflowSettings().service_account,
-        RECONCILER_ACCOUNT,
-    }
+    speaking = {source["spec"]["template"]["serviceAccountName"], WorkflowSettings().service_account}
     associations = stack.of_type("AWS::EKS::PodIdentityAssociation").values()
     assert {a["ServiceAccount"] for a in associations if a["Namespace"] == "films"} == speaking
     assert {(a["Namespace"], a["ServiceAccount"]) for a in associations if a["Namespace"] != "films"} == {
         ("argo", "argo-server"), ("kube-system", "cluster-autoscaler"),
+        (reconciler_namespace("films"), RECONCILER_ACCOUNT),
     }  # fmt: skip
     made = {
         document["metadata"]["name"]

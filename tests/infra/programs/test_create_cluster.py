@@ -338,7 +338,7 @@ def read(stack: Stack, settings: InfraSettings, cloud: Aws, console: Console, tm
 
 def test_the_stack_s_outputs_become_settings_that_the_workflow_takes(read: WorkflowSettings) -> None:
     account = "123456789012"
-    assert read.namespace == "video"
+    assert (read.namespace, read.reconciler_namespace) == ("video", "video-reconciler")
     assert read.task_queue == "task-queue-reelscan"
     assert read.results == f"s3://results-bucket-{account}-us-east-1-reelscan/reelscan"
     assert read.allowed_sources == [f"s3://task-data-bucket-{account}-us-east-1-reelscan/*"]
