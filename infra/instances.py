@@ -143,7 +143,7 @@ _CHOICES: dict[str, tuple[tuple[Resources, Resources], ...]] = {
 
 
 def asked(detect: Resources, *others: Resources) -> Amount:
-    """What a pod asks for at most, which is on a retry: only the first of its containers gets more memory then."""
+    """What a pod asks for at most, which is on a retry: detect gets more memory then, and no other, unless told."""
     cpu = sum(amount(one.cpu) for one in (detect, *others))
     memory = amount(detect.retry_memory) + sum(amount(one.memory) for one in others)
     return Amount(math.ceil(cpu * 1000), math.ceil(memory / MIB)) + ARGO

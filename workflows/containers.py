@@ -88,7 +88,7 @@ def step(
         # `timeout` here would replace this one, and does not end a pod that waits.
         active_deadline_seconds=work_seconds,
         retry_strategy=retries(settings),
-        pod_spec_patch=memory_patch(resources),
+        pod_spec_patch=memory_patch(resources, settings.serving.resources if with_server else None),
         **more,
     )
 
@@ -116,19 +116,31 @@ def retries(settings: WorkflowSettings) -> RetryStrategy:
     )
 
 
-def memory_patch(resources: Resources) -> str:
-    """What changes from one attempt to the next."""
-    # Text in double braces is evaluated for each attempt; the rest is JSON.
-    memory = f"{{{{=retries == '0' ? '{resources.memory}' : '{resources.retry_memory}'}}}}"
-    amounts = f'{{"memory":"{memory}"}}'
-    return (
-        '{"containers":['
-        f'{{"name":"main","resources":{{"requests":{amounts},"limits":{amounts}}}}},'
-        # Progress is shown within seconds, not once a minute.
+def memory_patch(resources: Resources, server: Resources | None) -> str:
+    """What changes from one attempt to the next, in JSON.
+
+    Args:
+        resources: of the step.
+        server: of the model server beside it; None: there is none. Killed for the lack of memory it is started again,
+            and the step, which waits for it, gives up at last: its retry finds a larger one where the settings say so.
+            Twice as much, as for a step, might fit no node.
+    """
+    # Progress is shown within seconds, not once a minute.
+    shown = (
         '{"name":"wait","env":[{"name":"ARGO_PROGRESS_PATCH_TICK_DURATION","value":"2s"},'
         '{"name":"ARGO_PROGRESS_FILE_TICK_DURATION","value":"1s"}]}'
-        "]}"
     )
+    servers = ""
+    if server is not None and server.memory_after_failure is not None:
+        servers = f',"initContainers":[{_memory_of_attempt("serving", server)}]'
+    return f'{{"containers":[{_memory_of_attempt("main", resources)},{shown}]{servers}}}'
+
+
+def _memory_of_attempt(name: str, resources: Resources) -> str:
+    # Text in double braces is evaluated for each attempt.
+    memory = f"{{{{=retries == '0' ? '{resources.memory}' : '{resources.retry_memory}'}}}}"
+    amounts = f'{{"memory":"{memory}"}}'
+    return f'{{"name":"{name}","resources":{{"requests":{amounts},"limits":{amounts}}}}}'
 
 
 POD_SECURITY = m.PodSecurityContext(

@@ -105,7 +105,8 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
             annotations={
                 "workflows.argoproj.io/title": "{{=workflow.parameters.title != '' ? workflow.parameters.title : "
                 "workflow.parameters.object != '' ? workflow.parameters.bucket + '/' + workflow.parameters.object : "
-                "'message ' + workflow.parameters.message_id}}",
+                "'message ' + (workflow.parameters.message_id != '' ? workflow.parameters.message_id : "
+                "workflow.name)}}",
                 "workflows.argoproj.io/description": "Objects in the video; results below "
                 f"`{settings.results.rstrip('/')}/`",
             },
@@ -313,7 +314,7 @@ def _add_main(plan: ContainerStep) -> None:
     """Plan, then a run for each task of the message that is left to compute."""
     with DAG(name=MAIN, fail_fast=False):
         planned = Task(name="plan", template=plan)
-        item = {name: f"{{{{item.{name}}}}}" for name in ("record", "run", "plan", "count")}
+        item = {name: f"{{{{item.{name}}}}}" for name in ("record", "run", "plan", "alone")}
         runs = Task(
             name="analyse",
             template="analyse",
@@ -332,14 +333,14 @@ def _add_single(whole_job: ContainerStep) -> None:
 def _add_analyse(
     settings: WorkflowSettings, detect: ContainerStep, aggregate: ContainerStep, detect_and_aggregate: ContainerStep
 ) -> None:
-    """Analyse the chunks of a run, and merge them; a single chunk in one pod. Equal runs take turns."""
+    """Analyse the chunks of a run that lack, and merge all; a plan's only chunk in one pod. Equal runs take turns."""
     run = {name: f"{{{{inputs.parameters.{name}}}}}" for name in ("run", "plan")}
     record = {"record": "{{inputs.parameters.record}}"}
     chunks = "{{{{=toJson(jsonpath(inputs.parameters.chunks, '$.r' + inputs.parameters.record + '.{}'))}}}}"
     chunk = {"index": "{{item.index}}", "name": "{{item.name}}"}
     with DAG(
         name="analyse",
-        inputs=[Parameter(name=name) for name in ("record", "run", "plan", "count", "chunks")],
+        inputs=[Parameter(name=name) for name in ("record", "run", "plan", "alone", "chunks")],
         # A chunk that fails for good does not take the others along.
         fail_fast=False,
         parallelism=settings.parallelism,
@@ -354,7 +355,7 @@ def _add_analyse(
         Task(
             name="aggregate",
             template=aggregate,
-            when="{{inputs.parameters.count}} != 1",
+            when="{{inputs.parameters.alone}} != 1",
             depends=_ENDED,
             arguments={**run, **record},
         )

@@ -121,7 +121,9 @@ class Resources(_Model):
     cpu: Quantity = Field(default="1", description="CPUs requested; more may be used if the node has them")
     memory: Quantity = Field(default="1Gi", description="memory requested and allowed")
     memory_after_failure: Quantity | None = Field(
-        default=None, description="memory of a retry, which an out-of-memory kill gets once; none: twice as much"
+        default=None,
+        description="memory of a retry, which an out-of-memory kill gets once; none: twice as much, the model server: "
+        "no more",
     )
     ephemeral_storage: Quantity = Field(default="1Gi", description="disk requested and allowed")
 

@@ -24,18 +24,21 @@ artifacts_option = click.option(
 
 
 def copy_artifacts(store: Store, summary: Summary, folder: Path | None) -> None:
-    """Copy the files of a run that has results. None copies nothing.
+    """Copy the files of a run that has results, in the place of those of another. None copies nothing.
 
     Raises:
         StorageError: reading or writing failed.
     """
     from steps.errors import StorageError
-    from steps.results import SUMMARY_KEY
+    from steps.results import MISSING_KEY, OUTPUT_KEYS, SUMMARY_KEY
 
     if folder is None or summary.status == "failed":
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Records of one message are done one after the other: what is seen together is of one.
+        for key in (SUMMARY_KEY, MISSING_KEY, *OUTPUT_KEYS.values()):
+            (folder / key).unlink(missing_ok=True)
         for key in (SUMMARY_KEY, *summary.files.values()):
             data = store.get_range(key, 0, MAX_ARTIFACT_BYTES + 1)
             if len(data) <= MAX_ARTIFACT_BYTES:

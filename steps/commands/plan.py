@@ -86,10 +86,10 @@ def plan(
         raise refused[0]
     if runs_file:
         # Short, since Argo names the nodes of each run after this.
-        brief = [{name: run[name] for name in ("record", "run", "plan", "count")} for run in runs]
+        brief = [{name: run[name] for name in ("record", "run", "plan", "alone")} for run in runs]
         runs_file.write_text(json.dumps(brief))
     if chunks_file:
-        chunks_file.write_text(json.dumps({f"r{run['record']}": _tasks_of(run["chunks"]) for run in runs}))
+        chunks_file.write_text(json.dumps({f"r{run['record']}": _tasks_of(run) for run in runs}))
     click.echo(json.dumps(runs))
 
 
@@ -137,7 +137,8 @@ class _Planning:
                 "run": run,
                 "results": store.url,
                 "plan": made.plan,
-                "count": len(chunks),
+                # One of several that lacks is not: who fails over it must not keep the others from being merged.
+                "alone": int(len(chunks) == len(made.chunks) == 1),
                 "chunks": [{"index": chunk.index, "name": chunk_name(chunk, len(made.chunks))} for chunk in chunks],
             }
         ]
@@ -147,10 +148,10 @@ class _Planning:
         self.progress.write(100 * done // max(1, total), 100)
 
 
-def _tasks_of(chunks: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Which pods a run needs: one for each chunk, but a single chunk is analysed by the one that merges."""
-    alone = len(chunks) == 1
-    return {"detect": [] if alone else chunks, "detect_and_aggregate": chunks if alone else []}
+def _tasks_of(run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Which pods a run needs: one for each chunk that lacks; a plan's only one is analysed by the one that merges."""
+    chunks = run["chunks"]
+    return {"detect": [] if run["alone"] else chunks, "detect_and_aggregate": chunks if run["alone"] else []}
 
 
 def chunk_name(chunk: Chunk, chunks: int) -> str:

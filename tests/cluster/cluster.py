@@ -23,7 +23,6 @@ from workflows import WorkflowSettings, objects
 
 STEPS_IMAGE = os.environ.get("CLUSTER_STEPS_IMAGE", "reelscan/embedded:test")
 """With the `embedded` target's model server in it, so that it serves beside itself."""
-NODE_SELECTOR: dict[str, str] = {}
 RUN_SECONDS = 300.0
 """How long a run may take here before a test gives it up for hanging."""
 POLL_SECONDS = 0.7

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
@@ -13,12 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hera.workflows import DAG, Container, Parameter, Task, WorkflowsService
+from hera.workflows import DAG, Container, Task, Workflow, WorkflowsService
+from hera.workflows.models import WorkflowTemplateRef
 from pydantic import PydanticDeprecatedSince20
 
 from steps.completed import Completed
 from tests.cluster.cluster import STEPS_IMAGE, Cluster, Run, embedded_serving
 from tests.cluster.conftest import SAMPLE
+from tests.cluster.frames import lines_of, reelscan_run
 from tests.cluster.server import ARGO_SERVER, TOKEN
 from tests.coded import CODED_PROFILE, number_read
 from tests.media.library import ClipLibrary
@@ -53,8 +53,7 @@ def submitted(cluster: Cluster, clips: ClipLibrary, tmp_path_factory: pytest.Tem
 def submit_from_python(cluster: Cluster, key: str) -> Run:
     """A workflow with a setting changed and a step added."""
     settings = WorkflowSettings.model_validate({**cluster.settings, "name": "python", "limits": {"fps": 0.5}})
-    # What a deployment has anyway. The template itself comes from Hera.
-    cluster.apply(*objects(settings)[:-1])
+    cluster.apply(*objects(settings))
     template = workflow_template(settings)
     (main,) = (each for each in template.templates if isinstance(each, DAG) and each.name == "main")
     with template:
@@ -68,15 +67,18 @@ def submit_from_python(cluster: Cluster, key: str) -> Run:
         with main:
             Task(name="announce", template=announce, depends="analyse.Succeeded")
     template.workflows_service = WorkflowsService(host=ARGO_SERVER, verify_ssl=False, token=TOKEN or None)
-    template.arguments = [
-        *(each for each in template.arguments if each.name not in ("bucket", "object")),
-        Parameter(name="bucket", value=cluster.videos),
-        Parameter(name="object", value=key),
-    ]
+    run = Workflow(
+        generate_name="python-",
+        namespace=cluster.namespace,
+        workflow_template_ref=WorkflowTemplateRef(name=template.name),
+        arguments={"bucket": cluster.videos, "object": key},
+        workflows_service=template.workflows_service,
+    )
     with warnings.catch_warnings():
         # Hera 7.1's service calls a method that pydantic has renamed.
         warnings.simplefilter("ignore", PydanticDeprecatedSince20)
-        created = template.create_as_workflow(generate_name="python-")
+        template.update()
+        created = run.create()
     return Run(cluster, created.metadata.name)
 
 
@@ -101,23 +103,10 @@ def submit_by_kubectl(cluster: Cluster, key: str, folder: Path) -> Run:
     return Run(cluster, name)
 
 
-def reelscan_run(video: Path, out: Path, *arguments: str) -> list[str]:
-    """The lines of frames.jsonl that `reelscan run` writes on this machine."""
-    command = [sys.executable, "-m", "steps", "run", str(video), "--out", str(out), "--outputs", "frames", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return gzip.decompress((out / "frames.jsonl.gz").read_bytes()).decode().splitlines()
-
-
 @pytest.fixture(scope="module")
 def expected_lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What the sample has to give."""
     return reelscan_run(SAMPLE, tmp_path_factory.mktemp("sample"))
-
-
-def lines_of(run: Run, completed: Completed) -> list[str]:
-    """The lines of a run's frames.jsonl."""
-    return gzip.decompress(run.cluster.result(completed, "frames.jsonl.gz")).decode().splitlines()
 
 
 def succeeded(run: Run) -> Completed:
@@ -142,7 +131,7 @@ def test_the_frames_are_those_of_reelscan_run_however_they_are_divided(
 ) -> None:
     run = submitted[way]
     completed = succeeded(run)
-    assert lines_of(run, completed) == expected_lines
+    assert lines_of(run.cluster, completed) == expected_lines
     assert len(expected_lines) == FRAMES
     assert any(json.loads(line)["detections"] for line in expected_lines)
     # No pod for what a run does not need, `finish` among it, and none was tried again.
@@ -160,7 +149,7 @@ def test_every_frame_is_the_one_that_it_says_it_is(
 ) -> None:
     run = submitted["coded"]
     completed = succeeded(run)
-    lines = lines_of(run, completed)
+    lines = lines_of(run.cluster, completed)
     clip = clips[CODED_CLIP]
     assert len(run.nodes("detect")) == 3
     assert [number_read(json.loads(line)) for line in lines] == list(clip.numbers)
@@ -168,12 +157,14 @@ def test_every_frame_is_the_one_that_it_says_it_is(
     assert lines == reelscan_run(clip.path, tmp_path, "--fps", "0", "--model-path", "coded")
 
 
-def test_a_workflow_from_python_has_the_changed_setting_and_the_added_step(submitted: Mapping[str, Run]) -> None:
+def test_a_workflow_from_python_has_the_changed_setting_and_the_added_step(
+    submitted: Mapping[str, Run], tmp_path: Path
+) -> None:
     run = submitted["python"]
     completed = succeeded(run)
     assert completed.options is not None
     assert completed.options["fps"] == 0.5
-    assert len(lines_of(run, completed)) == 10
+    assert lines_of(run.cluster, completed) == reelscan_run(SAMPLE, tmp_path, "--fps", "0.5")
     assert count_by_template(run) == {"plan": 1, "detect-and-aggregate": 1, "announce": 1}, run.tree()
     (announced,) = run.nodes("announce")
     (analysed,) = run.nodes("detect-and-aggregate")
@@ -185,7 +176,7 @@ def test_a_workflow_of_applied_yaml_is_created_by_kubectl(
     submitted: Mapping[str, Run], expected_lines: list[str]
 ) -> None:
     run = submitted["kubectl"]
-    assert lines_of(run, succeeded(run)) == expected_lines[:6]
+    assert lines_of(run.cluster, succeeded(run)) == expected_lines[:6]
 
 
 def test_a_run_that_succeeded_has_no_pod_of_the_exit_handler(submitted: Mapping[str, Run]) -> None:

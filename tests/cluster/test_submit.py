@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster
+from tests.cluster.conftest import SAMPLE
+from tests.cluster.frames import lines_of, reelscan_run
 
 pytestmark = pytest.mark.cluster
 
@@ -37,7 +39,7 @@ def make_submit(cluster: Cluster, key: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_video_of_any_key_is_submitted_followed_and_its_outcome_told(
-    cluster: Cluster, submitted: dict[str, subprocess.CompletedProcess[str]]
+    cluster: Cluster, submitted: dict[str, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     done = submitted["odd"]
 
@@ -50,6 +52,7 @@ def test_a_video_of_any_key_is_submitted_followed_and_its_outcome_told(
     assert completed.task is not None
     assert completed.task.object == ODD_KEY
     assert told["results"] == completed.results
+    assert lines_of(cluster, completed) == reelscan_run(SAMPLE, tmp_path, "--fps", "1")
 
 
 def test_of_a_video_that_is_not_there_it_says_so(

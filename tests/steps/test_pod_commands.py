@@ -111,7 +111,8 @@ def numbers(store: Store) -> list[int | None]:
 def test_plan_detect_and_aggregate_report_a_task_once(deployment: Deployment) -> None:
     given = task(deployment, id="mine")
     (run,), chunks = deployment.plan(*given)
-    assert run["count"] == len(chunks["r0"]["detect"]) == 3
+    assert len(chunks["r0"]["detect"]) == 3
+    assert run["alone"] == 0
     assert chunks["r0"]["detect_and_aggregate"] == []
     for chunk in chunks["r0"]["detect"]:
         deployment.reelscan(
@@ -128,6 +129,7 @@ def test_plan_detect_and_aggregate_report_a_task_once(deployment: Deployment) ->
 def test_a_single_chunk_is_analysed_and_merged_by_one_pod(deployment: Deployment) -> None:
     given = task(deployment, chunk_seconds=100)
     (run,), chunks = deployment.plan(*given)
+    assert run["alone"] == 1
     assert chunks["r0"]["detect"] == []
     (chunk,) = chunks["r0"]["detect_and_aggregate"]
 
@@ -135,6 +137,31 @@ def test_a_single_chunk_is_analysed_and_merged_by_one_pod(deployment: Deployment
 
     (message,) = deployment.messages()
     assert message["frames"]["analysed"] == FRAMES
+
+
+def test_the_one_chunk_of_several_that_lacks_does_not_keep_the_others_from_being_merged(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = task(deployment)
+    (run,), chunks = deployment.plan(*first)
+    *there, _ = chunks["r0"]["detect"]
+    for chunk in there:
+        deployment.reelscan("detect", *of_run(deployment, run), "--chunk", str(chunk["index"]))
+    deployment.reelscan("aggregate", *first, *of_run(deployment, run))
+
+    again = [*first[:-1], "m-2"]
+    (left,), chunks = deployment.plan(*again)
+    assert (left["run"], left["alone"]) == (run["run"], 0)
+    assert chunks["r0"]["detect_and_aggregate"] == []
+    (lacking,) = chunks["r0"]["detect"]
+    with monkeypatch.context() as gone:
+        gone.setenv("REELSCAN_SERVING", "127.0.0.1:1")
+        with pytest.raises(ModelUnavailableError):
+            deployment.reelscan("detect", *of_run(deployment, left), "--chunk", str(lacking["index"]))
+    deployment.reelscan("aggregate", *again, *of_run(deployment, left))
+
+    told = [(message["task_id"], message["status"]) for message in deployment.messages()]
+    assert told == [("m-1", "partial"), ("m-2", "partial")]
 
 
 def test_what_plan_hands_on_holds_nothing_of_the_message(deployment: Deployment, clips: ClipLibrary) -> None:
@@ -196,8 +223,8 @@ def test_wrong_parameters_of_a_run_by_hand_are_answered_with_a_message(
 
 def test_parameters_that_are_empty_are_the_deployment_s_defaults(deployment: Deployment) -> None:
     empty = [f"--{name}=" for name in ("fps", "start", "end", "max-frames", "labels", "model", "force", "id", "body")]
-    (run,), _ = deployment.plan("--bucket", deployment.aws.bucket, "--object", "clip.mp4", *empty)
-    assert run["count"] == 3
+    _, chunks = deployment.plan("--bucket", deployment.aws.bucket, "--object", "clip.mp4", *empty)
+    assert len(chunks["r0"]["detect"]) == 3
 
 
 def test_a_task_whose_results_exist_is_answered_by_plan_alone(deployment: Deployment) -> None:
@@ -205,13 +232,16 @@ def test_a_task_whose_results_exist_is_answered_by_plan_alone(deployment: Deploy
     (run,), _ = deployment.plan(*given)
     deployment.reelscan("aggregate", *given, *of_run(deployment, run), "--chunk", "0")
     artifacts = deployment.folder / "artifacts"
+    artifacts.mkdir()
+    for of_another in ("coco.json", "missing.jsonl.gz", "notes.txt"):
+        (artifacts / of_another).touch()
 
     again = [*given[:-1], "m-2"]
     runs, chunks = deployment.plan(*again, "--artifacts", str(artifacts))
 
     assert (runs, chunks) == ([], {})
     assert [message["task_id"] for message in deployment.messages()] == ["m-1", "m-2"]
-    assert sorted(path.name for path in artifacts.iterdir()) == ["frames.jsonl.gz", "summary.json"]
+    assert sorted(path.name for path in artifacts.iterdir()) == ["frames.jsonl.gz", "notes.txt", "summary.json"]
 
 
 def test_a_chunk_that_another_workflow_computes_is_waited_for(deployment: Deployment) -> None:

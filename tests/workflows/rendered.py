@@ -36,7 +36,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "parallelism": 3, "retries": 0, "retry_seconds": 1, "job_limit_seconds": 60, "pending_seconds": 60,
         "keep_succeeded_seconds": 0, "limits": {"fps": 2, "labels": ["person", "car"], "force": True, "max_chunks": 9},
     },
-    "odd amounts": {"detect_resources": {"cpu": 0.25, "memory": "1234567Ki", "memory_after_failure": "1.5Gi"}},
+    "odd amounts": {
+        "detect_resources": {"cpu": 0.25, "memory": "1234567Ki", "memory_after_failure": "1.5Gi"},
+        "serving": {"resources": {"memory": "3Gi", "memory_after_failure": "5Gi"}},
+    },
     "flags of the server": {"serving": {"args": ["--n", "y", "1e3"], "environment": {"A": 1, "B": True, "C": "on"}}},
 }  # fmt: skip
 

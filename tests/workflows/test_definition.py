@@ -88,12 +88,14 @@ def test_nothing_from_outside_names_a_node_a_lock_or_an_object() -> None:
         ({"title": "", "bucket": "b", "object": "k.mp4"}, "b/k.mp4"),
         ({"title": "Monday", "bucket": "b", "object": "k.mp4"}, "Monday"),
         ({"body": "e30=", "message_id": "a-1"}, "message a-1"),
+        ({"body": "e30="}, "message reelscan-7hk2p"),
     ],
 )
 def test_a_run_is_titled_by_its_video_or_as_the_sender_says(given: dict[str, str], title: str) -> None:
     text = spec()["workflowMetadata"]["annotations"]["workflows.argoproj.io/title"]
     empty = dict.fromkeys((parameter["name"] for parameter in spec()["arguments"]["parameters"]), "")
     variables = {f"workflow.parameters.{name}": value for name, value in {**empty, **given}.items()}
+    variables["workflow.name"] = "reelscan-7hk2p"
     assert evaluate(text.removeprefix("{{=").removesuffix("}}"), variables) == title
 
 
@@ -110,6 +112,8 @@ def test_a_chunk_that_fails_takes_no_other_along_and_all_are_merged() -> None:
     assert templates["analyse"]["parallelism"] == 20
     (aggregate,) = (task for task in templates["analyse"]["dag"]["tasks"] if task["name"] == "aggregate")
     assert {"detect.Failed", "detect.Errored", "detect.Succeeded"} <= set(aggregate["depends"].split(" || "))
+    # But for the chunk that is analysed by the pod that merges: see `alone` of plan.
+    assert aggregate["when"] == "{{inputs.parameters.alone}} != 1"
 
 
 def test_finish_has_no_pod_when_the_run_succeeded() -> None:
@@ -278,6 +282,29 @@ def test_only_pods_that_analyse_have_a_model_server_and_its_nodes(name: str) -> 
     for server in servers:
         # A native sidecar: started first, started again if it dies, and no reason for the pod to stay.
         assert server["restartPolicy"] == "Always"
+
+
+def test_a_retry_has_more_memory_the_model_server_s_only_where_that_is_set() -> None:
+    for variant, of_detect, of_server in (
+        ("the defaults", ("1Gi", "2Gi"), None), ("odd amounts", ("1234567Ki", "1.5Gi"), ("3Gi", "5Gi")),
+    ):  # fmt: skip
+        for name, template in pod_templates(variant).items():
+            if name not in WITH_SERVER:
+                assert "initContainers" not in template["podSpecPatch"]
+                continue
+            for attempt in (0, 1):
+                text = _TAG.sub(
+                    lambda tag, number=attempt: str(evaluate(tag[0][3:-2], {"retries": str(number)})),  # type: ignore[misc]
+                    template["podSpecPatch"],
+                )
+                patch = json.loads(text)
+                memory = {
+                    container["name"]: container["resources"]["limits"]["memory"]
+                    for container in (*patch["containers"], *patch.get("initContainers", []))
+                    if "resources" in container
+                }
+                expected = {"main": of_detect[attempt]}
+                assert memory == (expected if of_server is None else {**expected, "serving": of_server[attempt]})
 
 
 def test_a_gpu_goes_to_the_model_server_alone() -> None:
