@@ -17,10 +17,10 @@ import yaml
 from rich.console import Console
 
 from events.deployment import OVERLAYS, write_deployment
-from events.runs import FINALIZER
+from events.runs import FINALIZER, UNDELIVERED_SELECTOR
 from steps.errors import KubernetesError, ReelscanError, TimeLimitError, UsageError
 from workflows import load_settings
-from workflows.reconciler import stands_apart
+from workflows.reconciler import reconciler_name, stands_apart
 from workflows.rendering import to_yaml
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class Deployment:
             known = ", ".join(sorted(folder.name for folder in OVERLAYS.iterdir()))
             raise UsageError(f"OVERLAY={overlay!r}: there is no such folder in events/overlays; there are {known}")
         self._namespace = settings.namespace
-        self._limit = settings.max_runs if stands_apart(settings) else None
+        self._settings = settings
+        self._apart = settings.reconciler_namespace if stands_apart(settings) else None
         self._context = [f"--context={context}"] if context else []
         self._console = console
         # As objects tell their times: in whole seconds.
@@ -77,10 +78,16 @@ class Deployment:
         ]
 
     def apply(self, seconds: float) -> None:
-        """Create or change everything. The EventSource comes last: a new Sensor gets only what comes after it."""
+        """Create or change everything. The EventSource comes last: a new Sensor gets only what comes after it.
+
+        Raises:
+            UsageError: the reconciler's namespace is not there, or another deployment's reconciler is in it.
+            KubernetesError, TimeLimitError: it did not work, or not in time.
+        """
+        if self._apart is not None:
+            self._check_apart(self._apart)
+            self._hold_back(f"={self._settings.max_runs}")
         self._run("apply", "-f", "-", stdin=self._text(lambda kind: kind not in ("EventSource", "Sensor")))
-        if self._limit is not None:
-            self._hold_back(f"={self._limit}")
         self._wait("the bus", seconds, lambda: self._is_ready("statefulset", _BUS))
         self._run("apply", "-f", "-", stdin=self._text(lambda kind: kind == "Sensor"))
         self._wait(
@@ -103,23 +110,41 @@ class Deployment:
         try:
             self._wait("the bus to be empty", seconds, lambda: self._on_bus() == 0)
             self._wait("the runs to end and be accounted for", seconds, lambda: not self._unaccounted())
+            self._wait("what became no run to be accounted for", seconds, lambda: not self._undelivered())
         except BaseException:
             self._run("apply", "-f", "-", stdin=self._text(lambda kind: kind == "NetworkPolicy"))
             raise
         self._remove(lambda kind: kind == "Sensor")
         self._remove(lambda kind: kind not in ("EventSource", "Sensor"))
-        if self._limit is not None:
+        if self._apart is not None and self._is_there("namespace", self._namespace):
             self._hold_back("-")
+
+    def _check_apart(self, namespace: str) -> None:
+        if not self._is_there("namespace", namespace):
+            raise UsageError(
+                f"reconciler_namespace={namespace!r}: there is no such namespace; kubectl create namespace {namespace}"
+            )
+        name = reconciler_name(self._settings)
+        words = ("get", "cronworkflow", name, f"--namespace={namespace}", "--ignore-not-found", *self._context)
+        there = kubectl(*words, "-o", "json")
+        if there.strip() and f'"--namespace={self._namespace}"' not in there:
+            raise UsageError(
+                f"reconciler_namespace={namespace!r}: the CronWorkflow {name} there is of another namespace's runs "
+                f"than those of {self._namespace}; name a namespace of its own"
+            )
 
     def _hold_back(self, change: str) -> None:
         """Have Argo begin no more Workflows of the namespace than its label says; `-` removes that.
 
-        To those that wait for the workflow's own lock Argo writes each second who holds it, which takes the time of all
-        when they are many. Those that this label keeps waiting, in the same order, it leaves alone.
+        To each that waits for the workflow's own lock Argo writes again and again who holds it, which takes all of its
+        time when they are many. Those that this label keeps waiting, in the same order, it leaves alone.
         """
         label = f"{PARALLELISM_LABEL}{change}"
         said = kubectl("label", "namespace", self._namespace, label, "--overwrite", *self._context)
         self._console.print(said.rstrip(), highlight=False, markup=False)
+
+    def _is_there(self, kind: str, name: str) -> bool:
+        return bool(kubectl("get", kind, name, "--ignore-not-found", "-o", "name", *self._context).strip())
 
     def _text(self, chosen: Callable[[str], bool]) -> str:
         return to_yaml(document for document in self.documents if chosen(document["kind"]))
@@ -175,6 +200,9 @@ class Deployment:
     def _unaccounted(self) -> bool:
         finalizers = "custom-columns=FINALIZERS:.metadata.finalizers"
         return FINALIZER in self._kubectl("get", "workflows", "--no-headers", "-o", finalizers)
+
+    def _undelivered(self) -> bool:
+        return bool(self._kubectl("get", "configmaps", "-l", UNDELIVERED_SELECTOR, "-o", "name").strip())
 
     def _kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return kubectl(*arguments, f"--namespace={self._namespace}", *self._context, stdin=stdin)

@@ -1,6 +1,7 @@
 """A deployment: what kustomize's overlay says, with the settings of the WorkflowTemplate patched in.
 
-`make deploy` writes it to a folder, from which `kubectl apply -k` takes it, so that it can be looked at or kept.
+`make deploy` writes it to a folder for each namespace, which can be looked at or kept, and which `kubectl apply -k`
+takes; the order, and the label of the runs' namespace, are `make deploy`'s own: see events/deploy.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from workflows.rendering import to_yaml
 
 OVERLAYS = Path(__file__).with_name("overlays")
 _RECONCILER = Path(__file__).with_name("reconciler")
+_TEMPLATE_NAME, _LABEL = 0, 6
+"""Which parameters of the Sensor's Workflow are the template's name."""
 _NODE_FOLDER = "/var/tmp/reelscan-bus"  # noqa: S108 - of a node for tests
 
 
@@ -89,7 +92,8 @@ def _source_changes(settings: WorkflowSettings) -> list[dict[str, Any]]:
 
 
 def _sensor_changes(settings: WorkflowSettings) -> list[dict[str, Any]]:
-    return [_replace("/spec/triggers/0/template/k8s/parameters/0/src/value", settings.name)]
+    parameters = "/spec/triggers/0/template/k8s/parameters"
+    return [_replace(f"{parameters}/{at}/src/value", settings.name) for at in (_TEMPLATE_NAME, _LABEL)]
 
 
 def _binding_changes(settings: WorkflowSettings) -> list[dict[str, Any]]:

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from events.dead_letters import DeadLetters, is_stray
 from events.kubernetes import ConflictError, Namespace
-from events.runs import COMPLETED_LABEL, FINALIZER, NAME_START, NEVER_BEGAN, PHASE_LABEL, STEP, Metadata, RunObject
+from events.runs import (
+    COMPLETED_LABEL,
+    FINALIZER,
+    NAME_START,
+    NEVER_BEGAN,
+    PHASE_LABEL,
+    STEP,
+    UNDELIVERED_SELECTOR,
+    Metadata,
+    RunObject,
+)
 from steps.completed import StepError
 from steps.errors import NotFoundError, ReelscanError
 from steps.finish import TaskError, finish
@@ -35,8 +45,6 @@ T = TypeVar("T")
 
 PHASELESS_SECONDS = 120
 """How much older than the reconciler's own Workflow, which Argo has begun, one must be that it has not begun."""
-UNDELIVERED_SELECTOR = "reelscan.dev/undelivered=true"
-"""Of the ConfigMaps by which the Sensor hands on messages of which it could not make a Workflow."""
 MOST_DEAD_LETTERS = 1000
 """Looked at in one pass."""
 STRAYS_SECONDS = 290.0

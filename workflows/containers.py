@@ -267,6 +267,10 @@ def metric_labels(settings: WorkflowSettings) -> list[m.MetricLabel]:
     ]
 
 
+WORKFLOW_LABEL = "reelscan.dev/workflow"
+"""Of runs, and of their pods: the template's name."""
+
+
 def profile_name(settings: WorkflowSettings) -> str:
     """Name of the ConfigMap with the model profile."""
     return f"{settings.name}-model-profile"

@@ -12,6 +12,7 @@ from workflows.containers import (
     POD_SECURITY,
     RUNS_KEY,
     WORK,
+    WORKFLOW_LABEL,
     artifacts_name,
     limits_name,
     metric_labels,
@@ -101,7 +102,7 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
         on_exit=REPORT_FAILURE,
         arguments=parameters(),
         workflow_metadata=m.WorkflowMetadata(
-            labels={"reelscan.dev/workflow": settings.name},
+            labels={WORKFLOW_LABEL: settings.name},
             annotations={
                 "workflows.argoproj.io/title": "{{=workflow.parameters.title != '' ? workflow.parameters.title : "
                 "workflow.parameters.object != '' ? workflow.parameters.bucket + '/' + workflow.parameters.object : "
@@ -115,15 +116,15 @@ def workflow_template(settings: WorkflowSettings | None = None) -> WorkflowTempl
         automount_service_account_token=False,
         executor=m.ExecutorConfig(service_account_name=settings.executor_account),
         security_context=POD_SECURITY,
-        pod_metadata=m.Metadata(labels={"app.kubernetes.io/name": "reelscan"}, annotations=POD_ANNOTATIONS),
+        pod_metadata=m.Metadata(
+            labels={"app.kubernetes.io/name": "reelscan", WORKFLOW_LABEL: settings.name}, annotations=POD_ANNOTATIONS
+        ),
         synchronization=m.Synchronization(
             semaphores=[
                 m.SemaphoreRef(config_map_key_ref=m.ConfigMapKeySelector(name=limits_name(settings), key=RUNS_KEY))
             ]
         ),
         metrics=_metrics(settings),
-        # As many as no run ever has: a voluntary disruption ends none of its pods.
-        pod_disruption_budget=m.PodDisruptionBudgetSpec(min_available=m.IntOrString(root=9999)),
         artifact_repository_ref=None
         if settings.artifacts is None
         else m.ArtifactRepositoryRef(config_map=artifacts_name(settings), key=ARTIFACTS_KEY),

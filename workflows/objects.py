@@ -6,7 +6,14 @@ from typing import Any
 
 import yaml
 
-from workflows.containers import ARTIFACTS_KEY, RUNS_KEY, artifacts_name, limits_name, profile_name
+from workflows.containers import (
+    ARTIFACTS_KEY,
+    RUNS_KEY,
+    WORKFLOW_LABEL,
+    artifacts_name,
+    limits_name,
+    profile_name,
+)
 from workflows.definition import workflow_template
 from workflows.settings import WorkflowSettings
 
@@ -14,6 +21,7 @@ from workflows.settings import WorkflowSettings
 def objects(settings: WorkflowSettings) -> list[dict[str, Any]]:
     """All objects of a deployment, in an order in which they can be applied; the WorkflowTemplate is the last."""
     made = [_account(settings, settings.service_account), *executor_objects(settings)]
+    made.append(_disruption_budget(settings))
     limits = {RUNS_KEY: str(settings.max_runs)}
     made.append({**_start(settings, "v1", "ConfigMap", limits_name(settings)), "data": limits})
     profile = settings.profile_text()
@@ -64,6 +72,18 @@ def _executor_token(settings: WorkflowSettings) -> dict[str, Any]:
     secret = _start(settings, "v1", "Secret", f"{settings.executor_account}.service-account-token")
     secret["metadata"]["annotations"] = {"kubernetes.io/service-account.name": settings.executor_account}
     return {**secret, "type": "kubernetes.io/service-account-token"}
+
+
+def _disruption_budget(settings: WorkflowSettings) -> dict[str, Any]:
+    """Keeps the pods of runs from voluntary disruption.
+
+    Of so many pods as there never are, since Kubernetes counts no others for an owner like a Workflow. One for all:
+    Argo makes that of a Workflow's own spec only if the run never waited for its turn (operator.go, createPDBResource).
+    """
+    return {
+        **_start(settings, "policy/v1", "PodDisruptionBudget", settings.name),
+        "spec": {"minAvailable": 9999, "selector": {"matchLabels": {WORKFLOW_LABEL: settings.name}}},
+    }
 
 
 def _artifact_repository(settings: WorkflowSettings, url: str) -> dict[str, Any]:

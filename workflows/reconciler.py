@@ -5,6 +5,7 @@ from __future__ import annotations
 from hera.workflows import CronWorkflow, Parameter
 from hera.workflows import models as m
 
+from steps.errors import UsageError
 from steps.settings import variable_of
 from workflows.containers import (
     CONFINED,
@@ -25,6 +26,8 @@ from workflows.settings import Resources, WorkflowSettings
 ACCOUNT = "reelscan-reconciler"
 """Its service account, which events/reconciler makes, and the name of its pods."""
 ENTRYPOINT = "reconcile"
+HIGHEST_PRIORITY = 9
+"""Of a run."""
 LIMIT_SECONDS = 300
 RESOURCES = Resources(cpu="100m", memory="512Mi")
 _FIGURES = f"{WORK}/figures"
@@ -36,6 +39,11 @@ GAUGES = {
 }
 """Figures of a pass, by name."""
 COUNTERS = {"reported": "Tasks that only the reconciler reported"}
+
+
+def reconciler_name(settings: WorkflowSettings) -> str:
+    """Of the CronWorkflow."""
+    return f"{settings.name}-reconcile"
 
 
 def reconciler_namespace(settings: WorkflowSettings) -> str | None:
@@ -53,16 +61,23 @@ def reconciler(settings: WorkflowSettings | None = None) -> CronWorkflow:
 
     Args:
         settings: of the deployment; the defaults if None.
+
+    Raises:
+        UsageError: it is to stand apart from runs whose namespace is not said.
     """
     settings = settings or WorkflowSettings()
+    if settings.reconciler_namespace and not settings.namespace:
+        raise UsageError("reconciler_namespace is set and namespace is not: set that of the runs, or neither")
     labels = {"app.kubernetes.io/name": ACCOUNT, "app.kubernetes.io/part-of": "reelscan"}
     of_runs = [f"--namespace={settings.namespace}"] if settings.namespace else []
     cron = CronWorkflow(
-        name=f"{settings.name}-reconcile",
+        name=reconciler_name(settings),
         namespace=reconciler_namespace(settings),
         labels=labels,
         schedules=["* * * * *"],
         concurrency_policy="Forbid",
+        # Where Argo holds Workflows back it begins one at a time, of all namespaces: this before any run.
+        priority=HIGHEST_PRIORITY + 1,
         starting_deadline_seconds=30,
         successful_jobs_history_limit=1,
         failed_jobs_history_limit=3,

@@ -33,11 +33,12 @@ MAX_RUNS = 6
 
 
 @contextmanager
-def open_slow_events(folder: Path) -> Iterator[EventsCluster]:
+def open_slow_events(folder: Path, *, apart: bool = False) -> Iterator[EventsCluster]:
     """A namespace in which each request to the model takes its time.
 
     Args:
         folder: for the clip, which is put into the bucket of the videos.
+        apart: whether the reconciler has a namespace of its own, so that Argo itself holds runs back.
     """
     namespace = f"reelscan-events-{uuid.uuid4().hex[:6]}"
     settings: dict[str, Any] = {
@@ -47,7 +48,7 @@ def open_slow_events(folder: Path) -> Iterator[EventsCluster]:
         "allowed_sources": [f"s3://videos-{namespace}/*"],
         "limits": {**LIMITS, "max_frames": 3},
     }
-    with open_events(namespace, **settings) as opened:
+    with open_events(namespace, apart=apart, **settings) as opened:
         upload(opened.s3, opened.videos, write_clip(folder / "coded.mp4"))
         yield opened
 

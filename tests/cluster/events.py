@@ -19,7 +19,10 @@ from workflows import WorkflowSettings
 READY_SECONDS = 180.0
 MAX_RECEIVES = 10
 """Of a message, after which SQS moves it to the dead-letter queue."""
-DEPLOYED_KINDS = "eventsources,sensors,eventbus,cronworkflows,workflowtemplates,networkpolicies,rolebindings"
+DEPLOYED_KINDS = (
+    "eventsources,sensors,eventbus,cronworkflows,workflowtemplates,networkpolicies,poddisruptionbudgets,"
+    "serviceaccounts,roles,rolebindings,secrets,configmaps"
+)
 SELECTORS = {
     "eventsource": "eventsource-name=reelscan",
     "sensor": "sensor-name=reelscan",
@@ -84,11 +87,13 @@ class EventsCluster(Cluster):
 
     def deployed(self) -> list[str]:
         """All that `make deploy` makes and is still there."""
-        found = self.kubectl("get", DEPLOYED_KINDS, "-o", "name", "--ignore-not-found").split()
-        if self.reconciler_namespace:
-            words = ["get", DEPLOYED_KINDS, "-o", "name", "--ignore-not-found"]
-            found += self.command("kubectl", "-n", self.reconciler_namespace, *words).split()
-        return found
+        words = ["get", DEPLOYED_KINDS, "-l", "app.kubernetes.io/part-of=reelscan", "-o", "name", "--ignore-not-found"]
+        namespaces = [name for name in (self.namespace, self.reconciler_namespace) if name]
+        return [name for namespace in namespaces for name in self.command("kubectl", "-n", namespace, *words).split()]
+
+    def reconciler(self, *arguments: str, check: bool = True) -> str:
+        """Output of kubectl where the reconciler is."""
+        return self.command("kubectl", "-n", self.reconciler_namespace or self.namespace, *arguments, check=check)
 
     def parallelism(self) -> str:
         """How many Workflows of the namespace go on at a time, as its label has it; empty: any number."""
@@ -136,8 +141,7 @@ def open_events(
                 save_logs(cluster)
             for kind in ("eventsource", "sensor"):
                 cluster.kubectl("delete", kind, "--all", "--timeout=60s", check=False)
-            of_reconciler = ["-n", cluster.reconciler_namespace or namespace]
-            cluster.command("kubectl", *of_reconciler, "delete", "cronworkflow", "--all", "--timeout=60s", check=False)
+            cluster.reconciler("delete", "cronworkflow", "--all", "--timeout=60s", check=False)
             for name in cluster.unaccounted():
                 # Nothing accounts for it any more, and it would keep the namespace.
                 cluster.kubectl(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from events.deploy import Deployment
+from events.deploy import PARALLELISM_LABEL, Deployment
 from tests.cluster.asked import (
     END_SECONDS,
     LONG_FRAMES,
@@ -39,13 +39,10 @@ from workflows import WorkflowSettings
 
 pytestmark = pytest.mark.cluster
 
-HOLDER = "holder"
-"""A Workflow that is no run."""
-
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventsCluster]:
-    with open_slow_events(tmp_path_factory.mktemp("clip")) as opened:
+    with open_slow_events(tmp_path_factory.mktemp("clip"), apart=True) as opened:
         yield opened
 
 
@@ -94,50 +91,6 @@ def ended(pod: dict[str, Any]) -> bool:
     return pod["status"].get("phase") in ("Succeeded", "Failed")
 
 
-def test_a_waiting_run_that_is_stopped_ends_at_once(cluster: EventsCluster, asked: Asked) -> None:
-    """It would notice only when its turn comes; the reconciler makes it end."""
-    limit_runs(cluster, 1)
-    try:
-        hold_the_only_place(cluster)
-        for name in ("waiting-stopped", "waiting-cancelled"):
-            asked.send(name, max_frames=3)
-            wait_for(f"{name} to wait", partial(is_waiting, asked.run(name)))
-        cluster.argo("stop", asked.run("waiting-stopped").name)
-        reelscan(cluster, "cancel", "--namespace", cluster.namespace, asked.ids["waiting-cancelled"])
-        for name in ("waiting-stopped", "waiting-cancelled"):
-            completed = asked.completed(name, REPORT_SECONDS)
-            assert completed.error is not None
-            assert completed.error.code == "stopped"
-            assert [node for node in asked.run(name).nodes() if node.get("hostNodeName")] == []
-        assert phase(Run(cluster, HOLDER)) == "Running"
-    finally:
-        cluster.argo("terminate", HOLDER, check=False)
-        limit_runs(cluster, MAX_RUNS)
-
-
-def hold_the_only_place(cluster: EventsCluster) -> None:
-    """Take it with a Workflow that goes on until it is terminated: a run of the model could end too soon."""
-    cluster.apply(
-        {
-            "apiVersion": "argoproj.io/v1alpha1",
-            "kind": "Workflow",
-            "metadata": {"name": HOLDER},
-            "spec": {
-                "entrypoint": "hold",
-                "templates": [{"name": "hold", "suspend": {}}],
-                "synchronization": {"semaphores": [{"configMapKeyRef": {"name": "reelscan-limits", "key": "runs"}}]},
-            },
-        }
-    )
-    wait_for("it to hold the only place", partial(is_running, Run(cluster, HOLDER)))
-
-
-def limit_runs(cluster: EventsCluster, runs: int) -> None:
-    """How many may go on at a time from now on."""
-    patch = json.dumps({"data": {"runs": str(runs)}})
-    cluster.kubectl("patch", "configmap", "reelscan-limits", "--type=merge", "-p", patch)
-
-
 def test_a_workflow_that_argo_could_never_begin_is_reported_and_let_go(cluster: EventsCluster, asked: Asked) -> None:
     completed = asked.completed("invalid", 420)
     assert completed.error is not None
@@ -148,6 +101,65 @@ def test_a_workflow_that_argo_could_never_begin_is_reported_and_let_go(cluster: 
     # Without a phase it would make Argo's controller fail its health check.
     assert document["status"]["phase"] == "Failed"
     assert "could not begin" in document["status"]["message"]
+
+
+@pytest.mark.parametrize("by", ["lock", "label"])
+def test_a_waiting_run_that_is_stopped_ends_at_once(cluster: EventsCluster, asked: Asked, by: str) -> None:
+    """It would notice only when its turn comes; the reconciler makes it end. With the label Argo looks at none."""
+    holder, names = Run(cluster, f"holder-{by}"), [f"stopped-by-{by}", f"cancelled-by-{by}"]
+    limit_runs(cluster, by, 1)
+    try:
+        hold_the_only_place(cluster, holder.name)
+        for name in names:
+            asked.send(name, max_frames=3)
+            wait_for(f"{name} to wait", partial(is_waiting, asked.run(name)))
+        cluster.argo("stop", asked.run(names[0]).name)
+        reelscan(cluster, "cancel", "--namespace", cluster.namespace, asked.ids[names[1]])
+        for name in names:
+            completed = asked.completed(name, REPORT_SECONDS)
+            assert completed.error is not None
+            assert completed.error.code == "stopped"
+            assert [node for node in asked.run(name).nodes() if node.get("hostNodeName")] == []
+            assert_says_what_it_is(asked.run(name), f"{cluster.videos}/clip.mp4")
+        assert phase(holder) == "Running"
+    finally:
+        cluster.argo("terminate", holder.name, check=False)
+        limit_runs(cluster, by, MAX_RUNS)
+
+
+def assert_says_what_it_is(run: Run, title: str) -> None:
+    """Argo gives a run that waits by the label neither, since it does not look at it."""
+    metadata = run.workflow()["metadata"]
+    assert metadata["annotations"]["workflows.argoproj.io/title"] == title
+    assert metadata["labels"]["reelscan.dev/workflow"] == "reelscan"
+
+
+def hold_the_only_place(cluster: EventsCluster, name: str) -> None:
+    """Take it with a Workflow that goes on until it is terminated: a run of the model could end too soon."""
+    cluster.apply(
+        {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Workflow",
+            "metadata": {"name": name},
+            "spec": {
+                "entrypoint": "hold",
+                "templates": [{"name": "hold", "suspend": {}}],
+                "synchronization": {"semaphores": [{"configMapKeyRef": {"name": "reelscan-limits", "key": "runs"}}]},
+            },
+        }
+    )
+    wait_for("it to hold the only place", partial(is_running, Run(cluster, name)))
+
+
+def limit_runs(cluster: EventsCluster, by: str, runs: int) -> None:
+    """How many may go on at a time from now on: by the workflow's lock, or by the namespace's label."""
+    if by == "lock":
+        patch = json.dumps({"data": {"runs": str(runs)}})
+        cluster.kubectl("patch", "configmap", "reelscan-limits", "--type=merge", "-p", patch)
+    else:
+        cluster.command(
+            "kubectl", "label", "namespace", cluster.namespace, f"{PARALLELISM_LABEL}={runs}", "--overwrite"
+        )
 
 
 def test_two_passes_at_once_report_once(cluster: EventsCluster, asked: Asked) -> None:
@@ -177,15 +189,15 @@ def test_two_passes_at_once_report_once(cluster: EventsCluster, asked: Asked) ->
 def suspend(cluster: EventsCluster, value: str) -> None:
     """Whether the reconciler runs by itself."""
     patch = f'{{"spec":{{"suspend":{value}}}}}'
-    cluster.kubectl("patch", "cronworkflow", "reelscan-reconcile", "--type=merge", "-p", patch)
+    cluster.reconciler("patch", "cronworkflow", "reelscan-reconcile", "--type=merge", "-p", patch)
 
 
 def test_the_reconciler_may_do_nothing_that_it_need_not(cluster: EventsCluster) -> None:
-    account = f"system:serviceaccount:{cluster.namespace}:reelscan-reconciler"
+    account = f"system:serviceaccount:{cluster.reconciler_namespace}:reelscan-reconciler"
 
-    def may(verb: str, kind: str) -> bool:
-        said = cluster.kubectl("auth", "can-i", verb, kind, f"--as={account}", check=False)
-        return said.strip().startswith("yes")
+    def may(verb: str, kind: str, *, beside: bool = False) -> bool:
+        ask = cluster.reconciler if beside else cluster.kubectl
+        return ask("auth", "can-i", verb, kind, f"--as={account}", check=False).strip().startswith("yes")
 
     allowed = [("get", "workflows"), ("list", "workflows"), ("patch", "workflows"), ("delete", "configmaps")]
     refused = [
@@ -197,6 +209,8 @@ def test_the_reconciler_may_do_nothing_that_it_need_not(cluster: EventsCluster) 
     ]
     assert [pair for pair in allowed if not may(*pair)] == []
     assert [pair for pair in refused if may(*pair)] == []
+    # Where it is itself it may nothing.
+    assert [pair for pair in [*allowed, *refused] if may(*pair, beside=True)] == []
 
 
 def test_a_message_of_which_no_workflow_can_be_made_is_kept_and_reported(cluster: EventsCluster, asked: Asked) -> None:

@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 
 from events import deploy
+from steps.errors import UsageError
 
-# Of a cluster in which nothing is.
+# Of a cluster in which nothing is but two namespaces, and in the second the reconciler of a third one's runs.
 KUBECTL = """#!{python}
 import json, pathlib, sys
 with pathlib.Path({calls!r}).open("a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
+match sys.argv[1:4]:
+    case ["get", "namespace", "video" | "accounts" as name]:
+        print("namespace/" + name)
+    case ["get", "cronworkflow", _] if "--namespace=accounts" in sys.argv:
+        print(json.dumps({{"spec": {{"args": ["--namespace=films"]}}}}))
 """
 
 
@@ -41,6 +47,22 @@ def test_all_is_asked_of_the_cluster_of_the_context_that_was_given(context: str,
     assert all("--namespace=video" in call for call in asked if call[0] == "get")
     contexts = {word for call in asked for word in call if word.startswith("--context")}
     assert contexts == ({f"--context={context}"} if context else set())
+
+
+@pytest.mark.parametrize(
+    ("namespace", "told"),
+    [
+        ("absent", "kubectl create namespace absent"),
+        ("accounts", "another namespace's runs than those of video; name a namespace of its own"),
+    ],
+)
+def test_a_reconciler_s_namespace_that_cannot_be_its_own_is_told_before_anything_is_changed(
+    namespace: str, told: str, calls: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--namespace=video", f"--set=reconciler_namespace={namespace}"]
+    assert deploy.main(["apply", *arguments]) == UsageError.exit_status
+    assert told in capsys.readouterr().err
+    assert {json.loads(line)[0] for line in calls.read_text().splitlines()} == {"kustomize", "get"}
 
 
 def test_a_namespace_whose_reconciler_stands_apart_is_let_go_of_last(calls: Path) -> None:

@@ -107,7 +107,13 @@ def test_nothing_of_a_message_reaches_the_spec_but_its_id_its_encoded_body_and_a
         "spec.arguments.parameters.0.value": "body",
         "spec.arguments.parameters.1.value": "messageId",
         r"metadata.annotations.reelscan\.dev/title": "a message that names no video",
+        r"metadata.annotations.workflows\.argoproj\.io/title": "a message that names no video",
+        r"metadata.labels.reelscan\.dev/workflow": "reelscan",
     }
+    assert (
+        sources[r"metadata.annotations.workflows\.argoproj\.io/title"]
+        == sources[r"metadata.annotations.reelscan\.dev/title"]
+    )
     title = sources[r"metadata.annotations.reelscan\.dev/title"]["dataTemplate"]
     (kept,) = re.findall(r'regexReplaceAll "\[\^(.*)\]" \$title "_" -}}$', title)
     assert not set('{}"\\\n\x1b') & set(kept.replace(r"\\p{L}\\p{N}", ""))
@@ -181,7 +187,10 @@ def test_a_deployment_s_settings_reach_every_object(tmp_path: Path) -> None:
     assert changes["EventSource"]["/spec/sqs/task/region"] == "eu-central-1"
     assert changes["EventSource"]["/spec/sqs/task/endpoint"] == "http://aws.test:5000"
     assert changes["EventSource"]["/spec/template/container/envFrom"] == [{"secretRef": {"name": "keys"}}]
-    assert list(changes["Sensor"].values()) == ["mine"]
+    assert list(changes["Sensor"].values()) == ["mine", "mine"]
+    parameters = the("Sensor")["spec"]["triggers"][0]["template"]["k8s"]["parameters"]
+    named = [parameters[int(path.split("/")[-3])]["dest"] for path in changes["Sensor"]]
+    assert named == ["spec.workflowTemplateRef.name", r"metadata.labels.reelscan\.dev/workflow"]
     assert changes["PersistentVolume"]["/metadata/name"] == "video-bus"
 
 
@@ -204,7 +213,7 @@ def test_the_reconciler_has_its_rights_where_the_runs_are_and_its_account_where_
     settings = WorkflowSettings(namespace="video", reconciler_namespace=apart)
     place = apart or "video"
     folders = write_deployment(settings, OVERLAYS / "aws", tmp_path)
-    assert folders == [tmp_path] if place == "video" else [tmp_path, tmp_path / "reconciler"]
+    assert folders == ([tmp_path] if place == "video" else [tmp_path, tmp_path / "reconciler"])
     written = [yaml.safe_load((folder / "kustomization.yaml").read_text()) for folder in folders]
     assert [one["namespace"] for one in written] == (["video"] if place == "video" else ["video", place])
     bindings = {p["target"]["name"]: json.loads(p["patch"]) for p in written[0]["patches"]}
@@ -244,6 +253,7 @@ def test_every_policy_lets_out_to_the_port_of_another_s3(tmp_path: Path) -> None
 def test_the_reconciler_never_runs_twice_at_once_nor_waits_for_runs() -> None:
     spec = reconciler().to_dict()["spec"]
     assert spec["concurrencyPolicy"] == "Forbid"
+    assert spec["workflowSpec"]["priority"] > max(range(10))
     assert spec["workflowSpec"]["activeDeadlineSeconds"] <= 300
     assert "synchronization" not in spec["workflowSpec"]
     assert "finalizers" not in spec.get("workflowMetadata", {})

@@ -250,7 +250,13 @@ def test_pods_are_not_root_whoever_brings_their_containers() -> None:
 
 
 def test_nothing_takes_a_pod_away_that_need_not() -> None:
-    assert spec()["podDisruptionBudget"] == {"minAvailable": 9999}
+    (budget,) = (document for document in rendered() if document["kind"] == "PodDisruptionBudget")
+    assert budget["spec"]["minAvailable"] == 9999
+    selected = budget["spec"]["selector"]["matchLabels"]
+    assert selected.items() <= spec()["podMetadata"]["labels"].items()
+    # Two budgets of one pod are an error of their own.
+    assert "podDisruptionBudget" not in spec()
+    assert selected == {"reelscan.dev/workflow": "reelscan"}
     annotations = spec()["podMetadata"]["annotations"]
     assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
     assert annotations["karpenter.sh/do-not-disrupt"] == "true"
