@@ -29,7 +29,7 @@ SERVING_MODEL_NAME ?= ssd
 LOCK_ARGS ?=
 
 # What `make submit` submits: s3://BUCKET/KEY, OPTIONS='fps=2 labels=person,car' quoted as in a shell, ENTRYPOINT main or
-# single (unset: the template's), NAMESPACE (unset: the kubeconfig's) and TEMPLATE.
+# single (unset: the template's), NAMESPACE (unset: the kubeconfig's; of a stack of `make create-cluster`: video) and TEMPLATE.
 VIDEO ?=
 OPTIONS ?=
 ENTRYPOINT ?=

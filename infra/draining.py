@@ -77,7 +77,8 @@ class Cluster:
             namespaces = sorted({item["metadata"]["namespace"] for item in open_runs})
             raise UsageError(
                 f"{len(open_runs)} runs in {', '.join(namespaces)} are not accounted for, such as "
-                f"{open_runs[0]['metadata']['name']}: `make undeploy NAMESPACE={namespaces[0]}` waits for that"
+                f"{open_runs[0]['metadata']['name']}: `make undeploy SETTINGS=FILE` waits for that, with the file of "
+                "the stack's settings that `make status` names"
             )
 
     def _delete(self, kind: str, items: list[dict[str, Any]]) -> None:

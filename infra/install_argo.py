@@ -70,14 +70,16 @@ def place_of(settings: InfraSettings) -> Place:
     """What the stack tells. Raises UsageError if there is none."""
     stack = Stack(settings, Aws(settings.region), Template(CLUSTER))
     told = stack.outputs()
-    return Place(told["ClusterName"], told["Region"], stack.name, told["Artifacts"], told["DashboardUrl"])
+    return Place(
+        told["ClusterName"], told["Region"], stack.name, told["Namespace"], told["Artifacts"], told["DashboardUrl"]
+    )
 
 
 def install(settings: InfraSettings, place: Place | None, kubectl: Kubectl, folder: Path, console: Console) -> None:
     """Render, apply in order, wait until all of it is ready."""
     files = render(settings, place, folder)
     first = folder / "namespaces.yaml"
-    first.write_text(yaml.safe_dump_all(namespaces(settings)))
+    first.write_text(yaml.safe_dump_all(namespaces(place)))
     waited: list[tuple[str, str, str]] = []
     for name, file in {"namespaces": first, **files}.items():
         with console.status(f"applying {name}"):

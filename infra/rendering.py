@@ -37,6 +37,7 @@ class Place:
         cluster: name of the EKS cluster.
         region: its region.
         stack: name of its stack.
+        namespace: that Reelscan is deployed to.
         artifacts: s3://BUCKET/PREFIX.
         dashboard: URL of the dashboard.
     """
@@ -44,6 +45,7 @@ class Place:
     cluster: str
     region: str
     stack: str
+    namespace: str
     artifacts: str
     dashboard: str
 
@@ -74,11 +76,12 @@ def kustomizations(settings: InfraSettings, place: Place | None, folder: Path) -
     return made
 
 
-def namespaces(settings: InfraSettings) -> list[dict[str, Any]]:
-    """Namespaces that must be there before anything else."""
+def namespaces(place: Place | None) -> list[dict[str, Any]]:
+    """Namespaces that must be there before anything else; a deployment's where there is a stack."""
+    of_deployment = [] if place is None else [place.namespace, reconciler_namespace(place.namespace)]
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-        for name in ("argo", "argo-events", settings.namespace, reconciler_namespace(settings.namespace))
+        for name in ("argo", "argo-events", *of_deployment)
     ]
 
 

@@ -92,7 +92,9 @@ class InfraSettings(BaseModel):
     )
     user_arn: str = _parameter("", "user or role that may do all in the cluster; unset: the caller")
     namespace: str = _parameter(
-        "video", "of the deployment, whose accounts get rights by Pod Identity",
+        "video",
+        "of the deployment, whose accounts get rights by Pod Identity, 52 characters at most: the reconciler's is "
+        "NAMESPACE-reconciler",
         pattern=r"^[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$",
     )  # fmt: skip
 
@@ -379,7 +381,10 @@ def parameter_names() -> dict[str, str]:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
+    return "; ".join(_explain_one(one) for one in error.errors())
+
+
+def _explain_one(first: Any) -> str:
     said = str(first["msg"]).removeprefix("Value error, ")
     if not first["loc"]:
         return said

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from infra import install_argo, rendering
-from infra.rendering import HERE, RELEASES, Place, kustomizations, load, render, with_mirror
+from infra.rendering import HERE, RELEASES, Place, kustomizations, load, namespaces, render, with_mirror
 from infra.session import Aws
 from infra.settings import InfraSettings
 from infra.stack import Stack
@@ -28,6 +28,7 @@ PLACE = Place(
     "clips",
     "eu-west-1",
     "reelscan",
+    "films",
     "s3://artifacts-bucket/artifacts",
     "https://console.aws.amazon.com/cloudwatch/home",
 )
@@ -349,6 +350,12 @@ def test_everything_is_applied_by_the_server_in_order_and_waited_for(
         "deployment/argo-server", "deployment/workflow-controller", "deployment/controller-manager",
         "deployment/cluster-autoscaler",
     ]  # fmt: skip
+
+
+def test_the_namespaces_are_those_of_the_stack_and_of_argo_alone_without_one() -> None:
+    made = [document["metadata"]["name"] for document in namespaces(PLACE)]
+    assert made == ["argo", "argo-events", "films", "films-reconciler"]
+    assert [document["metadata"]["name"] for document in namespaces(None)] == ["argo", "argo-events"]
 
 
 @needs_kubectl

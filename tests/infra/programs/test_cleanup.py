@@ -255,7 +255,7 @@ def test_runs_that_are_not_accounted_for_stop_it(cluster: FakeCluster, console: 
     run = {"metadata": {"name": "task-1", "namespace": "video", "finalizers": ["reelscan.dev/accounted"]}}
     cluster.set(**{**cluster.state, "workflows.argoproj.io": [run]})
     with pytest.raises(
-        UsageError, match="1 runs in video are not accounted for, such as task-1: `make undeploy NAMESPACE=video`"
+        UsageError, match="1 runs in video are not accounted for, such as task-1: `make undeploy SETTINGS=FILE`"
     ):
         draining.Cluster(tmp_path / "kubeconfig").drain(console)
     assert cluster.names("persistentvolumeclaims") == ["bus-0", "bus-1"]

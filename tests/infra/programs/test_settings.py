@@ -79,6 +79,12 @@ def test_unset_names_follow_from_others() -> None:
     assert read(ACCELERATOR="gpu").inference_type == "g6.xlarge"
 
 
+def test_all_that_is_wrong_is_named_at_once() -> None:
+    said = refusal(NODE_ASG_MAX="abc", SPOT="yes", NAMESPACE="n" * 53)
+    for words in ("NODE_ASG_MAX='abc'", "SPOT='yes'", "52 characters at most"):
+        assert words in said
+
+
 @pytest.mark.parametrize("name", sorted(WITHOUT_MEANING))
 def test_a_setting_without_a_meaning_today_is_refused_with_the_reason(name: str) -> None:
     said = refusal(**{name: "1"})
