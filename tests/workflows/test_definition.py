@@ -290,29 +290,6 @@ def test_only_pods_that_analyse_have_a_model_server_and_its_nodes(name: str) -> 
         assert server["restartPolicy"] == "Always"
 
 
-def test_a_retry_has_more_memory_the_model_server_s_only_where_that_is_set() -> None:
-    for variant, of_detect, of_server in (
-        ("the defaults", ("1Gi", "2Gi"), None), ("odd amounts", ("1234567Ki", "1.5Gi"), ("3Gi", "5Gi")),
-    ):  # fmt: skip
-        for name, template in pod_templates(variant).items():
-            if name not in WITH_SERVER:
-                assert "initContainers" not in template["podSpecPatch"]
-                continue
-            for attempt in (0, 1):
-                text = _TAG.sub(
-                    lambda tag, number=attempt: str(evaluate(tag[0][3:-2], {"retries": str(number)})),  # type: ignore[misc]
-                    template["podSpecPatch"],
-                )
-                patch = json.loads(text)
-                memory = {
-                    container["name"]: container["resources"]["limits"]["memory"]
-                    for container in (*patch["containers"], *patch.get("initContainers", []))
-                    if "resources" in container
-                }
-                expected = {"main": of_detect[attempt]}
-                assert memory == (expected if of_server is None else {**expected, "serving": of_server[attempt]})
-
-
 def test_a_gpu_goes_to_the_model_server_alone() -> None:
     for name, template in pod_templates("a GPU").items():
         for container in containers(template):
