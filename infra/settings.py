@@ -384,15 +384,15 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(_explain_one(one) for one in error.errors())
 
 
-def _explain_one(first: Any) -> str:
-    said = str(first["msg"]).removeprefix("Value error, ")
-    if not first["loc"]:
+def _explain_one(one: Any) -> str:
+    said = str(one["msg"]).removeprefix("Value error, ")
+    if not one["loc"]:
         return said
-    name = str(first["loc"][0])
+    name = str(one["loc"][0])
     field = InfraSettings.model_fields[name]
-    if first["type"] != "value_error":
-        said = f"allowed is {_allowed(first, said)} ({field.description}); the default is {field.default!r}"
-    return f"{name.upper()}={first['input']!r}: {said}"
+    if one["type"] != "value_error":
+        said = f"allowed is {_allowed(one, said)} ({field.description}); the default is {field.default!r}"
+    return f"{name.upper()}={one['input']!r}: {said}"
 
 
 def _allowed(first: Any, said: str) -> str:

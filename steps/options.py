@@ -27,6 +27,9 @@ OUTPUTS: tuple[str, ...] = ("frames", "parquet", "coco", "rekognition")
 """The outputs that can be written, and the default."""
 NOT_YET_WRITTEN_OUTPUTS: tuple[str, ...] = ("report", "preview")
 
+HIGHEST_PRIORITY = 9
+"""Of a task; the reconciler's is one more."""
+
 # The flags of the options, where they are not the option's name.
 _FLAGS = {"start_seconds": "--start", "end_seconds": "--end"}
 
@@ -89,7 +92,7 @@ class Options(BaseModel):
         json_schema_extra=allowed(f"a list of {', '.join(OUTPUTS)}"),
     )
     force: bool = Field(default=False, description="compute again even if results exist")
-    priority: int = Field(default=0, ge=0, le=9, description="runs with a higher one start first")
+    priority: int = Field(default=0, ge=0, le=HIGHEST_PRIORITY, description="runs with a higher one start first")
 
     @model_validator(mode="after")
     def _check_together(self) -> Options:

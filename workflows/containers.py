@@ -21,6 +21,8 @@ USER_ID = 1000
 ARTIFACTS_KEY = "s3"
 RUNS_KEY = "runs"
 """In the ConfigMap of limits: how many runs may go on at a time."""
+WORKFLOW_LABEL = "reelscan.dev/workflow"
+"""Of runs, and of their pods: the template's name."""
 
 ARTIFACTS = {
     "summary": SUMMARY_KEY,
@@ -265,10 +267,6 @@ def metric_labels(settings: WorkflowSettings) -> list[m.MetricLabel]:
         m.MetricLabel(key="namespace", value=settings.namespace or "{{workflow.namespace}}"),
         m.MetricLabel(key="workflow", value=settings.name),
     ]
-
-
-WORKFLOW_LABEL = "reelscan.dev/workflow"
-"""Of runs, and of their pods: the template's name."""
 
 
 def profile_name(settings: WorkflowSettings) -> str:

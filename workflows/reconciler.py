@@ -6,6 +6,7 @@ from hera.workflows import CronWorkflow, Parameter
 from hera.workflows import models as m
 
 from steps.errors import UsageError
+from steps.options import HIGHEST_PRIORITY
 from steps.settings import variable_of
 from workflows.containers import (
     CONFINED,
@@ -26,8 +27,6 @@ from workflows.settings import Resources, WorkflowSettings
 ACCOUNT = "reelscan-reconciler"
 """Its service account, which events/reconciler makes, and the name of its pods."""
 ENTRYPOINT = "reconcile"
-HIGHEST_PRIORITY = 9
-"""Of a run."""
 LIMIT_SECONDS = 300
 RESOURCES = Resources(cpu="100m", memory="512Mi")
 _FIGURES = f"{WORK}/figures"
